@@ -1,0 +1,59 @@
+# Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The command `sailvit`. A mistake of the caller is one line on stderr and exit status 2."""
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+from ..errors import SailvitError
+
+# Each command is a module of this package with `add_arguments(parser)` and `run(options) -> int`.
+COMMANDS = {
+    "refine": "refine a vision backbone as a recipe says: stages, evaluation, report",
+    "foundations": "make (or find) the demo's pre-trained parts that a recipe needs, and print their folders",
+    "evidence": "compare gradual refinement with direct co-training over several seeds",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command line; the commands' modules import nothing slow before they run."""
+    parser = argparse.ArgumentParser(prog="sailvit", description="Gradual feature refinement of vision backbones.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        module = importlib.import_module(f".{name}", __name__)
+        module.add_arguments(commands.add_parser(name, help=text, description=module.__doc__))
+    return parser
+
+
+def set_up_logging() -> None:
+    """Show the package's announcements on stderr, and keep the loading bars of small files away from them."""
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    logger = logging.getLogger("sailvit_hf")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    # Only bars of loading and mapping; the Trainer's own stay.
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0 done, 2 a mistake in what was given, 130 interrupted."""
+    options = build_parser().parse_args(argv)
+    module = importlib.import_module(f".{options.command}", __name__)
+    try:
+        set_up_logging()
+        return module.run(options)
+    except SailvitError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command with --resume goes on from here", file=sys.stderr)
+        return 130

@@ -1,0 +1,175 @@
+# Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Configurations of SAILViT and of the vision-language model that refines it."""
+
+from typing import Any
+
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+
+# AIMv2's sizes, on which SAILViT is built (SAIL-VL2 report, arXiv 2509.14033, and the configuration published with
+# SAIL-VL2-2B for "huge"); "tiny" is ours, for tests and the demo.
+PRESETS: dict[str, dict[str, int]] = {
+    "large": {
+        "hidden_size": 1024,
+        "intermediate_size": 2816,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 8,
+        "image_size": 448,
+        "patch_size": 14,
+    },
+    "huge": {
+        "hidden_size": 1536,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 12,
+        "image_size": 448,
+        "patch_size": 14,
+    },
+    "tiny": {
+        "hidden_size": 96,
+        "intermediate_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "image_size": 64,
+        "patch_size": 8,
+    },
+}
+
+
+class SAILViTConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`SAILViTModel`]; the defaults are those of SAILViT-Large (309,984,256 parameters).
+
+    Args:
+        hidden_size (`int`, *optional*, defaults to 1024): Width of the encoder.
+        intermediate_size (`int`, *optional*, defaults to 2816): Width of the SwiGLU layers.
+        num_hidden_layers (`int`, *optional*, defaults to 24): Number of blocks.
+        num_attention_heads (`int`, *optional*, defaults to 8): Number of attention heads.
+        num_channels (`int`, *optional*, defaults to 3): Channels of the input pictures.
+        image_size (`int`, *optional*, defaults to 448): Native side of the input in pixels.
+        patch_size (`int`, *optional*, defaults to 14): Side of a patch in pixels.
+        rms_norm_eps (`float`, *optional*, defaults to 1e-5): Epsilon of the RMS norms.
+        attention_dropout (`float`, *optional*, defaults to 0.0): Dropout on the attention weights.
+        projection_dropout (`float`, *optional*, defaults to 0.0): Dropout after the attention's output projection.
+        qkv_bias (`bool`, *optional*, defaults to `False`): Whether the fused qkv projection has a bias.
+        use_bias (`bool`, *optional*, defaults to `False`): Whether the other projections have biases.
+        initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of fresh weights (ours).
+
+    Example:
+
+    ```python
+    >>> from sailvit_hf import SAILViTConfig, SAILViTModel
+
+    >>> model = SAILViTModel(SAILViTConfig.preset("tiny"))
+    ```
+    """
+
+    model_type = "sailvit"
+    base_config_key = "vision_config"
+
+    hidden_size: int = 1024
+    intermediate_size: int = 2816
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 8
+    num_channels: int = 3
+    image_size: int = 448
+    patch_size: int = 14
+    rms_norm_eps: float = 1e-5
+    attention_dropout: float | int = 0.0
+    projection_dropout: float | int = 0.0
+    qkv_bias: bool = False
+    use_bias: bool = False
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) is not a multiple of num_attention_heads "
+                f"({self.num_attention_heads}); choose a number of heads that divides it."
+            )
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size ({self.image_size}) is not a multiple of patch_size ({self.patch_size}); "
+                "choose an image size made of whole patches."
+            )
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> "SAILViTConfig":
+        """Return the configuration called `name`: `"large"`, `"huge"` (as published) or `"tiny"` (ours).
+
+        Raises:
+            ValueError: if there is no preset of that name.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
+        return cls(**{**PRESETS[name], **overrides})
+
+
+# Keys that a configuration file must never set on a nested model: they switch on remote code or reach into the
+# attention's internals (CVE-2026-4372, CVE-2026-5241).
+_UNSAFE_KEYS = ("trust_remote_code", "auto_map", "_attn_implementation", "_attn_implementation_internal")
+
+
+def _sub_config(value: "dict[str, Any] | PreTrainedConfig", role: str) -> PreTrainedConfig:
+    """Turn `value` into a configuration, without what a hostile file could smuggle in."""
+    if isinstance(value, PreTrainedConfig):
+        return value
+    values = {key: item for key, item in value.items() if key not in _UNSAFE_KEYS}
+    model_type = values.pop("model_type", None)
+    if model_type == SAILViTConfig.model_type:
+        return SAILViTConfig(**values)
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"The {role}'s model_type is {model_type!r}, which this version of transformers does not know; "
+            "use a model that AutoConfig knows."
+        )
+    return CONFIG_MAPPING[model_type](**values)
+
+
+class SAILViTVLMConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`SAILViTForConditionalGeneration`]: any vision tower, the connector, any causal language model.
+
+    Args:
+        vision_config (`PreTrainedConfig` or `dict`, *optional*): The vision tower; SAILViT-Large when not given.
+        text_config (`PreTrainedConfig` or `dict`, *optional*): The language model; Qwen3 when not given, the
+            family of the published pairs.
+        image_token_id (`int`, *optional*, defaults to 151671): Token whose embeddings are replaced by the
+            picture's (`<IMG_CONTEXT>` in SAIL-VL2's tokenizer).
+        downsample_ratio (`float`, *optional*, defaults to 0.5): Pixel shuffle: 0.5 merges 2x2 patches to one token.
+        vision_feature_layer (`int`, *optional*, defaults to -1): Which of the tower's outputs is used; -1 is the
+            final output, after the last norm.
+        projector_hidden_act (`str`, *optional*, defaults to `"gelu"`): Activation in the connector.
+    """
+
+    model_type = "sailvit_vlm"
+    sub_configs = {"vision_config": PreTrainedConfig, "text_config": PreTrainedConfig}
+
+    vision_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    image_token_id: int = 151671
+    downsample_ratio: float = 0.5
+    vision_feature_layer: int = -1
+    projector_hidden_act: str = "gelu"
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        vision = SAILViTConfig() if self.vision_config is None else self.vision_config
+        text = {"model_type": "qwen3"} if self.text_config is None else self.text_config
+        self.vision_config = _sub_config(vision, "vision tower")
+        self.text_config = _sub_config(text, "language model")
+        # The head belongs to this model, so whether it is tied is ours to say; the language model's word is the default.
+        self.tie_word_embeddings = bool(self.tie_word_embeddings or self.text_config.tie_word_embeddings)
+        super().__post_init__(**kwargs)
+
+    @property
+    def merge_size(self) -> int:
+        """Side, in patches, of the square that becomes one token of the language model."""
+        return round(1 / self.downsample_ratio)
+
+
+SAILViTConfig.register_for_auto_class()
+SAILViTVLMConfig.register_for_auto_class()
+
+__all__ = ["SAILViTConfig", "SAILViTVLMConfig"]

@@ -1,0 +1,398 @@
+# Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The vision-language model that refines a vision tower: any tower, the connector, any causal language model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+
+from .configuration_sailvit import SAILViTConfig, SAILViTVLMConfig
+from .modeling_sailvit import SAILViTModel
+
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_sailvit.SAILViTVLMConfig",
+    "AutoModel": "modeling_sailvit_vlm.SAILViTVLMModel",
+    "AutoModelForImageTextToText": "modeling_sailvit_vlm.SAILViTForConditionalGeneration",
+}
+
+
+@dataclass
+class SAILViTVLMModelOutput(ModelOutput):
+    """Output of [`SAILViTVLMModel`]: `last_hidden_state` (B, L, d), and `image_hidden_states` (images, tokens, d)."""
+
+    last_hidden_state: torch.FloatTensor | None = None
+    past_key_values: Any = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    image_hidden_states: torch.FloatTensor | None = None
+
+
+@dataclass
+class SAILViTCausalLMOutput(ModelOutput):
+    """Output of [`SAILViTForConditionalGeneration`]: `loss` (scalar), `logits` (B, L, vocabulary)."""
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    past_key_values: Any = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    image_hidden_states: torch.FloatTensor | None = None
+
+
+def pixel_shuffle(features: torch.Tensor, rows: int, columns: int, merge_size: int) -> torch.Tensor:
+    """Merge squares of patches into channels, in InternVL's "v2" order.
+
+    Args:
+        features (`torch.Tensor` of shape `(B, rows * columns, h)`): Patch features, row-major.
+
+    Returns:
+        `torch.Tensor` of shape `(B, rows * columns / merge_size**2, merge_size**2 * h)`, row-major; the channels of a
+        token are its patches' one after the other, row-major too.
+
+    Raises:
+        ValueError: if the grid is not made of whole squares.
+    """
+    if rows % merge_size or columns % merge_size:
+        raise ValueError(
+            f"A grid of {rows}x{columns} patches cannot be merged {merge_size}x{merge_size}; "
+            f"use pictures whose sides are multiples of {merge_size} patches."
+        )
+    batch, _, width = features.shape
+    squares = features.view(batch, rows // merge_size, merge_size, columns // merge_size, merge_size, width)
+    return squares.permute(0, 1, 3, 2, 4, 5).reshape(batch, -1, merge_size**2 * width)
+
+
+class SAILViTMultiModalProjector(nn.Module):
+    """The connector: LayerNorm, Linear, activation, Linear (the published `mlp1`)."""
+
+    def __init__(self, config: SAILViTVLMConfig) -> None:
+        super().__init__()
+        merged = config.vision_config.hidden_size * config.merge_size**2
+        width = config.text_config.hidden_size
+        self.norm = nn.LayerNorm(merged)
+        self.linear_1 = nn.Linear(merged, width)
+        self.act = ACT2FN[config.projector_hidden_act]
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.linear_2(self.act(self.linear_1(self.norm(features))))
+
+
+class SAILViTVLMPreTrainedModel(PreTrainedModel):
+    """What the vision-language models share."""
+
+    config: SAILViTVLMConfig
+    config_class = SAILViTVLMConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # The tower and the language model initialise themselves; what is ours is the connector and the head.
+        std = getattr(self.config.text_config, "initializer_range", 0.02)
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, mean=0.0, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+        """Save the model; whatever class it is, `config.json` names all Auto classes that can read it."""
+        self.config.auto_map = dict(AUTO_MAP)
+        super().save_pretrained(save_directory, **kwargs)
+
+
+class SAILViTVLMModel(SAILViTVLMPreTrainedModel):
+    """Vision tower, connector and language model, without a language modeling head."""
+
+    def __init__(self, config: SAILViTVLMConfig) -> None:
+        super().__init__(config)
+        if config.vision_config.model_type == SAILViTConfig.model_type:
+            # Not through AutoModel: remote code must find its own class without registering anything. By name, because
+            # transformers loads the configuration's file a second time, as another module, beside this one.
+            self.vision_tower = SAILViTModel(config.vision_config)
+        else:
+            self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.multi_modal_projector = SAILViTMultiModalProjector(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        r"""
+        Encode pictures and project them into the language model's space.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(images, C, H, W)`): Pictures or tiles of the whole batch.
+
+        Returns:
+            The tower's output, whose `pooler_output` is `(images, tokens, d)`: `tokens` per picture, of the
+            language model's width `d`.
+        """
+        # A wholly frozen tower builds no graph: its activations would be kept for nothing.
+        tower_learns = any(parameter.requires_grad for parameter in self.vision_tower.parameters())
+        layer = self.config.vision_feature_layer
+        with torch.set_grad_enabled(torch.is_grad_enabled() and tower_learns):
+            outputs = self.vision_tower(pixel_values, output_hidden_states=layer != -1, return_dict=True)
+        features = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
+
+        patch_size = self.config.vision_config.patch_size
+        rows, columns = pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size
+        # Class tokens and registers stand before the patches in every tower that has them.
+        patches = features[:, features.shape[1] - rows * columns :]
+        merged = pixel_shuffle(patches, rows, columns, self.config.merge_size)
+        projected = self.multi_modal_projector(merged.to(self.multi_modal_projector.linear_1.weight.dtype))
+        return BaseModelOutputWithPooling(
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=projected,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def get_placeholder_mask(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, image_features: torch.Tensor
+    ) -> torch.Tensor:
+        """Where the pictures' tokens go, (B, L, d); raises `ValueError` when their number differs from the features'."""
+        if input_ids is None:
+            token = torch.tensor(self.config.image_token_id, dtype=torch.long, device=inputs_embeds.device)
+            mask = (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
+        else:
+            mask = input_ids == self.config.image_token_id
+        tokens, features = mask.sum(), image_features.shape[:-1].numel()
+        if tokens != features:
+            raise ValueError(f"Image features and image tokens do not match, tokens: {tokens}, features: {features}")
+        return mask.unsqueeze(-1).expand_as(inputs_embeds)
+
+    def _silent_image_features(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
+        """Zero, computed through tower and connector from a blank picture.
+
+        With it a batch without pictures uses the same parameters as every other one: data-parallel and sharded training
+        would otherwise wait for gradients or parameter gathers that never come.
+        """
+        size = self.config.vision_config.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        blank = inputs_embeds.new_zeros(1, self.config.vision_config.num_channels, height, width)
+        return self.get_image_features(blank).pooler_output.sum() * 0.0
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> SAILViTVLMModelOutput | tuple:
+        r"""
+        Run the model up to the last hidden state.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, L)`): Tokens; pictures are runs of `config.image_token_id`.
+            pixel_values (`torch.Tensor` of shape `(images, C, H, W)`, *optional*): All pictures, in reading order.
+
+        Raises:
+            ValueError: if neither or both of `input_ids` and `inputs_embeds` are given, or the number of placeholders
+                differs from the number of picture tokens.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+
+        image_features = None
+        if pixel_values is not None:
+            image_features = self.get_image_features(pixel_values).pooler_output.to(inputs_embeds)
+            mask = self.get_placeholder_mask(input_ids, inputs_embeds, image_features)
+            inputs_embeds = inputs_embeds.masked_scatter(mask, image_features)
+        elif self.training and torch.is_grad_enabled() and past_key_values is None:
+            inputs_embeds = inputs_embeds + self._silent_image_features(inputs_embeds).to(inputs_embeds)
+
+        kwargs.pop("num_items_in_batch", None)
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            return_dict=True,
+            **kwargs,
+        )
+        result = SAILViTVLMModelOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.get("past_key_values"),
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+            image_hidden_states=image_features,
+        )
+        return result if return_dict is not False else result.to_tuple()
+
+
+class SAILViTForConditionalGeneration(SAILViTVLMPreTrainedModel, GenerationMixin):
+    """The vision-language model with its language modeling head: what the three stages train."""
+
+    def __init__(self, config: SAILViTVLMConfig) -> None:
+        super().__init__(config)
+        self.model = SAILViTVLMModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self._name_tied_weights()
+        self.post_init()
+
+    def _name_tied_weights(self) -> None:
+        # Language models name their embeddings differently (embed_tokens, wte, ...), so the name is looked up.
+        embeddings = self.get_input_embeddings()
+        name = next(name for name, module in self.named_modules() if module is embeddings)
+        self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
+
+    @classmethod
+    def from_parts(
+        cls,
+        vision_tower: PreTrainedModel,
+        language_model: PreTrainedModel,
+        image_token_id: int,
+        **config_kwargs: Any,
+    ) -> "SAILViTForConditionalGeneration":
+        """Join two pre-trained models by a fresh connector (the start of the coarse stage).
+
+        Args:
+            vision_tower ([`~transformers.PreTrainedModel`]): Any vision model that `AutoModel` knows.
+            language_model ([`~transformers.PreTrainedModel`]): Any causal language model of transformers. Both are
+                shared, not copied.
+            image_token_id (`int`): Token that stands for a picture's tokens in the prompt.
+            config_kwargs: Further fields of [`SAILViTVLMConfig`].
+
+        Raises:
+            ValueError: if the language model has no head, or no embedding for `image_token_id`.
+        """
+        head = language_model.get_output_embeddings()
+        if head is None or getattr(head, "bias", None) is not None:
+            raise ValueError(
+                f"{type(language_model).__name__} has no language modeling head without bias; "
+                "load the language model with AutoModelForCausalLM."
+            )
+        rows = language_model.get_input_embeddings().num_embeddings
+        if image_token_id >= rows:
+            raise ValueError(
+                f"image_token_id is {image_token_id}, but the language model has {rows} embeddings; call its "
+                "resize_token_embeddings after adding the image tokens to the tokenizer."
+            )
+        config = cls.config_class(
+            vision_config=vision_tower.config,
+            text_config=language_model.config,
+            image_token_id=image_token_id,
+            **config_kwargs,
+        )
+        with torch.device("meta"):
+            model = cls(config)
+        model.model.vision_tower = vision_tower
+        model.model.language_model = language_model.base_model
+        model.lm_head = head
+        model.model.multi_modal_projector = SAILViTMultiModalProjector(model.config)
+        model.model.multi_modal_projector.apply(model._init_weights)
+        if language_model.generation_config is not None:
+            model.generation_config = language_model.generation_config
+        # The parts keep the configurations they were built with, which carry their attention implementations.
+        model.config.vision_config, model.config.text_config = vision_tower.config, language_model.config
+        model.tie_weights()
+        return model
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.lm_head = new_embeddings
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """See [`SAILViTVLMModel.get_image_features`]."""
+        return self.model.get_image_features(pixel_values, **kwargs)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> SAILViTCausalLMOutput | tuple:
+        r"""
+        Predict the next token at every position.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, L)`): Tokens; pictures are runs of `config.image_token_id`.
+            pixel_values (`torch.Tensor` of shape `(images, C, H, W)`, *optional*): All pictures, in reading order.
+            labels (`torch.LongTensor` of shape `(B, L)`, *optional*): The tokens to learn; -100 where there is none.
+            logits_to_keep (`int` or `torch.Tensor`, *optional*): How many last positions, or which, get logits.
+            num_items_in_batch (`int`, *optional*): Number of learnt tokens of the whole global batch; the loss is
+                their mean, however the batch was cut into micro-batches.
+
+        Returns:
+            [`SAILViTCausalLMOutput`], the loss in fp32.
+        """
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            return_dict=True,
+            **kwargs,
+        )
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, keep])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits,
+                labels=labels,
+                vocab_size=self.config.text_config.vocab_size,
+                num_items_in_batch=num_items_in_batch,
+            )
+        result = SAILViTCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=outputs.image_hidden_states,
+        )
+        return result if return_dict else result.to_tuple()
+
+
+SAILViTVLMModel.register_for_auto_class("AutoModel")
+SAILViTForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
+
+__all__ = ["SAILViTForConditionalGeneration", "SAILViTVLMModel", "SAILViTVLMPreTrainedModel"]

@@ -1,0 +1,179 @@
+# Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Put models together for a run: the start of a refinement from its parts, and the parts of a checkpoint."""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoTokenizer, set_seed
+
+from ..errors import SailvitError
+from ..modeling.modeling_sailvit_vlm import SAILViTForConditionalGeneration
+from ..processing.processing_sailvit import SAILViTProcessor
+from .lineage import FILE_NAME, Lineage, model_card
+from .recipe import Recipe
+from .run_folder import write_text
+
+T = TypeVar("T")
+
+
+def _load(key: str, source: str, load: Callable[[], T]) -> T:
+    """Call a `from_pretrained`; what it says about a missing or foreign folder becomes one sentence."""
+    try:
+        return load()
+    except (OSError, ValueError, KeyError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise SailvitError(f"{key}: {source} cannot be loaded: {reason}") from error
+
+
+def load_vlm(folder: str | Path, revision: str | None = None, key: str = "model") -> Any:
+    """A vision-language model in fp32, in evaluation mode as `from_pretrained` leaves it."""
+    return _load(
+        key,
+        str(folder),
+        lambda: SAILViTForConditionalGeneration.from_pretrained(folder, revision=revision, dtype=torch.float32),
+    )
+
+
+def load_processor(folder: str | Path, revision: str | None = None, key: str = "model") -> Any:
+    """The processor saved beside a vision-language model."""
+    return _load(key, str(folder), lambda: SAILViTProcessor.from_pretrained(folder, revision=revision))
+
+
+def causal_language_model(model: Any) -> Any:
+    """The language model of a vision-language model as a causal LM of its own (weights shared)."""
+    with torch.device("meta"):
+        language_model = AutoModelForCausalLM.from_config(model.config.text_config)
+    setattr(language_model, language_model.base_model_prefix, model.model.language_model)
+    language_model.set_output_embeddings(model.lm_head)
+    language_model.tie_weights()
+    return language_model.eval()
+
+
+def load_language_model(source: str | Path, revision: str | None = None, key: str = "start.language_model") -> Any:
+    """A causal language model in fp32 and its tokenizer."""
+    return _load(
+        key,
+        str(source),
+        lambda: (
+            AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=torch.float32),
+            AutoTokenizer.from_pretrained(source, revision=revision),
+        ),
+    )
+
+
+def make_processor(image_processor: Any, tokenizer: Any, language_model: Any, patch_size: int) -> Any:
+    """A processor for two parts; the language model's embeddings grow if the tokenizer had to learn special tokens."""
+    processor = SAILViTProcessor.from_parts(image_processor, tokenizer, patch_size=patch_size)
+    rows = language_model.get_input_embeddings().num_embeddings
+    if len(processor.tokenizer) > rows:
+        language_model.resize_token_embeddings(len(processor.tokenizer))
+    return processor
+
+
+def build_start(recipe: Recipe, foundations: Any | None) -> tuple[Any, Any, Lineage]:
+    """The model that refinement starts from, its processor and its lineage.
+
+    Args:
+        recipe: says the parts; the connector's weights are drawn from its seed.
+        foundations: the demo foundations, if the recipe uses them.
+
+    Raises:
+        SailvitError: a part cannot be loaded, or the parts do not fit.
+    """
+    start = recipe.start
+    if start.model is not None:
+        model = load_vlm(start.model, start.model_revision, "start.model")
+        processor = load_processor(start.model, start.model_revision, "start.model")
+        try:
+            lineage = Lineage.load(start.model)
+        except SailvitError:
+            lineage = Lineage(name=recipe.name, parents={"model": _named(start.model, start.model_revision)})
+        return model, processor, lineage
+    tower_source = _part(start.vision_tower, foundations, "vision_tower")
+    language_source = _part(start.language_model, foundations, "language_model")
+    tower, image_processor = _load(
+        "start.vision_tower",
+        tower_source,
+        lambda: (
+            AutoModel.from_pretrained(tower_source, revision=start.vision_tower_revision, dtype=torch.float32),
+            AutoImageProcessor.from_pretrained(tower_source, revision=start.vision_tower_revision),
+        ),
+    )
+    tower = getattr(tower, "vision_model", tower)  # of a contrastive pair (CLIP, SigLIP) the vision half
+    language_model, tokenizer = load_language_model(language_source, start.language_model_revision)
+    processor = make_processor(image_processor, tokenizer, language_model, tower.config.patch_size)
+    set_seed(recipe.seed)
+    try:
+        model = SAILViTForConditionalGeneration.from_parts(tower, language_model, processor.image_token_id)
+    except ValueError as error:
+        raise SailvitError(f"start: the two parts do not fit: {error}") from error
+    parents = {
+        "vision_tower": _named(start.vision_tower, start.vision_tower_revision),
+        "language_model": _named(start.language_model, start.language_model_revision),
+    }
+    return model, processor, Lineage(name=recipe.name, parents=parents)
+
+
+def _part(source: str | None, foundations: Any | None, name: str) -> str:
+    return str(getattr(foundations, name)) if source == "demo" else str(source)
+
+
+def _named(source: str | None, revision: str | None) -> str:
+    if source == "demo":
+        return "demo foundation"
+    return f"{source}@{revision}" if revision else str(source)
+
+
+def save_checkpoint(folder: Path, model: Any, processor: Any, lineage: Lineage) -> None:
+    """Write a whole checkpoint: weights, configuration, code, processor, lineage and model card."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    write_text(folder / "README.md", model_card(lineage.save(folder)))
+
+
+def save_backbone(folder: Path, checkpoint: Path) -> None:
+    """Write the vision tower of a checkpoint alone, with its image processor, lineage and a card of its own."""
+    model, processor = load_vlm(checkpoint), load_processor(checkpoint)
+    model.model.vision_tower.save_pretrained(folder)
+    processor.image_processor.save_pretrained(folder)
+    lineage = Lineage.load(checkpoint).save(folder)
+    write_text(folder / "README.md", backbone_card(lineage))
+
+
+def backbone_card(lineage: Lineage) -> str:
+    """The model card of a refined vision tower."""
+    stages = ", ".join(record.stage for record in lineage.stages) or "none yet"
+    return f"""---
+library_name: transformers
+pipeline_tag: image-feature-extraction
+tags: [sailvit, vision-encoder, gradual-feature-refinement]
+---
+
+# {lineage.name}: the refined vision tower
+
+A vision transformer refined with a language model by `sailvit_hf` (stages: {stages});
+[SAILViT: Gradual Feature Refinement, arXiv 2507.01643](https://arxiv.org/abs/2507.01643). `{FILE_NAME}` tells the
+stages, their data and arguments.
+
+```python
+from transformers import AutoImageProcessor, AutoModel
+
+folder = "."  # or the Hub id, then with revision="<commit>"; without sailvit_hf installed also trust_remote_code=True
+image_processor = AutoImageProcessor.from_pretrained(folder)
+model = AutoModel.from_pretrained(folder)
+features = model(**image_processor(image, return_tensors="pt")).last_hidden_state  # (1, patches, width), row by row
+```
+"""
+
+
+@contextmanager
+def on_device(model: Any, device: Any):  # type: ignore[no-untyped-def]
+    """The model on a device inside; back on the CPU afterwards, so that one model at a time fills the accelerator."""
+    model.to(device)
+    try:
+        yield model
+    finally:
+        model.to("cpu")

@@ -1,0 +1,233 @@
+# Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
+"""What the trainer does beside the maths: the module table, the progress line, clipping per module, a stop at NaN.
+
+The training history needs no callback: it is `state.log_history`, which the Trainer stores in every checkpoint and
+restores on resume.
+"""
+
+import math
+import time
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..errors import SailvitError
+from .stages import MODULES, RefinementStage, module_of
+
+_WIDTH = 100
+
+
+def _console() -> Any:
+    """A console on stderr that is at most 100 columns wide (pipes and logs get all 100)."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    console.width = min(console.width, _WIDTH) if console.is_terminal else _WIDTH
+    return console
+
+
+def module_summary(model: torch.nn.Module, learning_rates: dict[str, float]) -> list[dict[str, Any]]:
+    """One row a module: name, number of parameters, how many are trainable, learning rate (or `None`), dtypes."""
+    rows: dict[str, dict[str, Any]] = {
+        module: {"module": module, "parameters": 0, "trainable": 0, "learning_rate": None, "dtype": set()}
+        for module in MODULES
+    }
+    for name, parameter in model.named_parameters():
+        row = rows[module_of(name)]
+        row["parameters"] += parameter.numel()
+        if parameter.requires_grad:
+            row["trainable"] += parameter.numel()
+            row["learning_rate"] = learning_rates.get(row["module"])
+        row["dtype"].add(str(parameter.dtype).removeprefix("torch."))
+    return [{**row, "dtype": ", ".join(sorted(row["dtype"]))} for row in rows.values()]
+
+
+class ModuleTable(TrainerCallback):
+    """Print what trains and at which rate before the first step."""
+
+    def __init__(self, stage: RefinementStage, learning_rates: dict[str, float]) -> None:
+        self.stage = stage
+        self.learning_rates = learning_rates
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            console = _console()
+            console.print()
+            console.print(self.table(args, state, module_summary(kwargs["model"], self.learning_rates)))
+
+    def table(self, args: TrainingArguments, state: TrainerState, rows: list[dict[str, Any]]) -> Any:
+        """The `rich` table; at most 100 columns wide."""
+        from rich import box
+        from rich.table import Table
+
+        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        start = f", from step {state.global_step:,}" if state.global_step else ""
+        table = Table(
+            title=f"[bold]{self.stage.title}[/bold]  {state.max_steps:,} steps of {batch:,} samples{start}",
+            title_style="",
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+        )
+        table.add_column("module", no_wrap=True, min_width=24)
+        for column in ("parameters", "trainable"):
+            table.add_column(column, justify="right", min_width=14)
+        table.add_column("learning rate", justify="right", min_width=14)
+        table.add_column("dtype", min_width=10)
+        for row in rows:
+            rate = "frozen" if row["learning_rate"] is None else f"{row['learning_rate']:.1e}"
+            table.add_row(
+                row["module"],
+                f"{row['parameters']:,}",
+                f"{row['trainable']:,}",
+                rate,
+                row["dtype"],
+                style="" if row["trainable"] else "dim",
+            )
+        return table
+
+
+class StageProgress(TrainerCallback):
+    """A progress bar on a terminal; elsewhere (a log file, CI) one line for every tenth of the way.
+
+    The last logged loss and learning rate are shown, and the throughput since the start or the resume.
+    """
+
+    def __init__(self, stage: RefinementStage, interval: float = 0.2) -> None:
+        self.stage = stage
+        self.interval = interval
+        self._bar: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if not state.is_world_process_zero:
+            return
+        self._batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        self._first_step = self._shown_step = state.global_step
+        self._start = self._shown = time.monotonic()
+        self._values = ""
+        self._console = _console()
+        if self._console.is_terminal:
+            self._bar = self._make_bar(state)
+            self._bar.start()
+
+    def _make_bar(self, state: TrainerState) -> Any:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[values]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            auto_refresh=False,  # no thread beside a training that uses every core
+        )
+        self._task = bar.add_task(
+            self.stage.title, total=state.max_steps, completed=state.global_step, values=self._values
+        )
+        return bar
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._bar is None:
+            return
+        now = time.monotonic()
+        if now - self._shown >= self.interval:
+            self._shown = now
+            self._bar.update(self._task, completed=state.global_step, values=self._numbers(state))
+            self._bar.refresh()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs is None or "loss" not in logs or not state.is_world_process_zero:
+            return
+        self._values = f"loss {logs['loss']:.4f}  lr {logs['learning_rate']:.1e}"
+        share = max(1, state.max_steps // 10)
+        due = state.global_step // share > self._shown_step // share or state.global_step == state.max_steps
+        if self._bar is None and due:
+            self._shown_step = state.global_step
+            self._console.print(self._line(state))
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=state.global_step, values=self._numbers(state))
+            self._bar.stop()
+            self._bar = None
+
+    def _throughput(self, state: TrainerState) -> float:
+        seconds = max(time.monotonic() - self._start, 1e-6)
+        return (state.global_step - self._first_step) * self._batch / seconds
+
+    def _numbers(self, state: TrainerState) -> str:
+        return f"{self._values}  {self._throughput(state):,.0f} samples/s".lstrip()
+
+    def _line(self, state: TrainerState) -> str:
+        done = max(state.global_step - self._first_step, 1)
+        left = (time.monotonic() - self._start) / done * (state.max_steps - state.global_step)
+        width = len(str(state.max_steps))
+        return (
+            f"{self.stage.title:<24} {state.global_step:>{width}}/{state.max_steps}  {self._numbers(state)}  "
+            f"{int(left) // 60}:{int(left) % 60:02d} left"
+        )
+
+
+class ModuleClipping(TrainerCallback):
+    """Clip the gradients of each module to a norm of its own, between the backward pass and the optimiser's step.
+
+    `norms` holds the norm of each module before clipping, as tensors: reading them is left to the log.
+    """
+
+    def __init__(self, max_norm: float) -> None:
+        self.max_norm = max_norm
+        self.norms: dict[str, torch.Tensor] = {}
+        self._members: dict[str, list[torch.nn.Parameter]] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._members = {}
+        for group in kwargs["optimizer"].param_groups:
+            self._members.setdefault(group["module"], []).extend(group["params"])
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        for module, parameters in self._members.items():
+            self.norms[module] = torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
+
+
+class StopAtNonFiniteLoss(TrainerCallback):
+    """Stop a training whose loss is no longer a number, instead of saving what is left of the model."""
+
+    def __init__(self, stage: RefinementStage) -> None:
+        self.stage = stage
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        loss = (logs or {}).get("loss", 0.0)
+        if not math.isfinite(loss):
+            raise SailvitError(
+                f"the loss of stage {self.stage.key!r} is {loss} at step {state.global_step}: lower the learning "
+                "rate, lengthen the warm-up or look at the samples; the last checkpoint is intact"
+            )

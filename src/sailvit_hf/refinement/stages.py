@@ -1,0 +1,138 @@
+# Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The stages of gradual feature refinement as data: what trains in each, and at which published numbers.
+
+Source of every number: SAIL-VL2 technical report (arXiv 2509.14033 v2), section 2.1 and table 3, which describes the
+three stages that yield SAILViT. What is not published there is marked "ours".
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from torch import nn
+
+from ..errors import SailvitError
+
+# The order of the picture's way through the model; tables, optimiser groups and logs follow it.
+MODULES: tuple[str, ...] = ("vision_tower", "multi_modal_projector", "language_model")
+
+# Parts of a vision-language model that live outside the three modules and belong to one of them.
+_BELONGS_TO = {"lm_head": "language_model"}
+
+
+def module_of(parameter_name: str) -> str:
+    """The module of `MODULES` that a parameter of the vision-language model belongs to.
+
+    Wrappers' prefixes (DDP, FSDP, `torch.compile`, PEFT) are allowed; `lm_head` belongs to the language model.
+
+    Raises:
+        SailvitError: the name lies in none of the modules.
+    """
+    for part in parameter_name.split("."):
+        part = _BELONGS_TO.get(part, part)
+        if part in MODULES:
+            return part
+    raise SailvitError(
+        f"the parameter {parameter_name!r} is in none of {', '.join(MODULES)}: refinement needs a model with these "
+        "modules, such as SAILViTForConditionalGeneration"
+    )
+
+
+@dataclass(frozen=True)
+class RefinementStage:
+    """One stage of the refinement.
+
+    Attributes:
+        key: short name, used in recipes, folders and `refinement.json`.
+        title: the name for people.
+        trains: the modules (of `MODULES`) whose parameters are trainable; all others are frozen.
+        learning_rate: peak learning rate of the published run.
+        global_batch_size: samples per optimiser step of the published run, over all devices and accumulation steps.
+        epochs: passes over the data.
+        source: where each number comes from.
+    """
+
+    key: str
+    title: str
+    trains: tuple[str, ...]
+    learning_rate: float
+    global_batch_size: int
+    epochs: float
+    source: str
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.trains if name not in MODULES]
+        if unknown or not self.trains:
+            raise SailvitError(
+                f"stage {self.key!r} trains {list(self.trains)}: name at least one module, out of {', '.join(MODULES)}"
+            )
+
+    def apply(self, model: nn.Module) -> None:
+        """Make the parameters of exactly this stage's modules trainable; train or eval mode is left alone.
+
+        Raises:
+            SailvitError: the model has a parameter outside the known modules, or none in a module that should train.
+        """
+        owners = [(parameter, module_of(name)) for name, parameter in model.named_parameters()]
+        missing = [name for name in self.trains if all(owner != name for _, owner in owners)]
+        if missing:
+            raise SailvitError(f"stage {self.key!r} trains {', '.join(missing)}, but the model has no parameter there")
+        for parameter, owner in owners:
+            parameter.requires_grad_(owner in self.trains)
+
+
+def _by_key(stages: Iterable[RefinementStage]) -> Mapping[str, RefinementStage]:
+    return MappingProxyType({stage.key: stage for stage in stages})
+
+
+STAGES: Mapping[str, RefinementStage] = _by_key(
+    (
+        RefinementStage(
+            key="coarse",
+            title="Coarse-grained alignment",
+            trains=("multi_modal_projector",),
+            learning_rate=2e-4,
+            global_batch_size=1920,
+            epochs=1.0,
+            source="arXiv 2509.14033 v2, table 3, warm-up adaptation: modules, learning rate, batch, epochs",
+        ),
+        RefinementStage(
+            key="fine",
+            title="Fine-grained alignment",
+            trains=("vision_tower", "multi_modal_projector"),
+            learning_rate=2e-5,
+            global_batch_size=512,
+            epochs=1.0,
+            source="arXiv 2509.14033 v2, table 3, fine-grained alignment: modules, learning rate, batch; epochs: ours",
+        ),
+        RefinementStage(
+            key="world",
+            title="World-knowledge infusion",
+            trains=MODULES,
+            learning_rate=1e-5,
+            global_batch_size=512,
+            epochs=1.0,
+            source="arXiv 2509.14033 v2, table 3, world-knowledge injection: modules, learning rate, batch, epochs",
+        ),
+    )
+)
+
+DIRECT = RefinementStage(
+    key="direct",
+    title="Direct co-training",
+    trains=MODULES,
+    learning_rate=1e-5,
+    global_batch_size=512,
+    epochs=1.0,
+    source="ours: the comparison, everything at once with the numbers of the world-knowledge stage",
+)
+
+
+def get_stage(stage: "RefinementStage | str") -> RefinementStage:
+    """A stage by its key (`coarse`, `fine`, `world`, `direct`); a stage is returned as it is."""
+    if isinstance(stage, RefinementStage):
+        return stage
+    known = {**STAGES, DIRECT.key: DIRECT}
+    if stage not in known:
+        raise SailvitError(f"there is no stage {stage!r}: choose one of {', '.join(known)}")
+    return known[stage]

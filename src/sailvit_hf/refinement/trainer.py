@@ -1,0 +1,255 @@
+# Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The trainer of all stages: `transformers.Trainer` with a stage, an optimiser per module and whole checkpoints."""
+
+import copy
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers.utils import logging
+
+from ..errors import SailvitError
+from .arguments import RefinementArguments
+from .callbacks import ModuleClipping, ModuleTable, StageProgress, StopAtNonFiniteLoss
+from .lineage import Lineage, StageRecord, describe_data, loss_summary, model_card, package_versions
+from .optim import parameter_groups
+from .stages import RefinementStage, get_stage
+
+logger = logging.get_logger(__name__)
+
+# The arguments that change the weights; the others (folders, logging, saving) stay out of the lineage.
+_ARGUMENTS_THAT_MATTER = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "optim",
+    "optim_args",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "weight_decay",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "max_grad_norm",
+    "clip_per_module",
+    "max_length",
+    "bf16",
+    "fp16",
+    "tf32",
+    "label_smoothing_factor",
+    "neftune_noise_alpha",
+    "train_sampling_strategy",
+    "dataloader_drop_last",
+    "data_seed",
+)
+
+
+def settle_precision(model: nn.Module, autocast: bool) -> None:
+    """Raise trainable parameters to fp32, so that AdamW's small updates are not lost in bf16's eight bits.
+
+    Frozen parameters keep their dtype under autocast; without it the whole model becomes fp32, because layers of
+    different dtypes could not be chained.
+    """
+    for parameter in model.parameters():
+        if (
+            parameter.is_floating_point()
+            and parameter.element_size() < 4
+            and (parameter.requires_grad or not autocast)
+        ):
+            parameter.data = parameter.data.float()
+
+
+def _uses_every_parameter(model: nn.Module) -> bool:
+    """Whether every batch needs every parameter: so with SAILViT's last layer; other towers may carry unused heads."""
+    config = getattr(model, "config", None)
+    tower = getattr(getattr(config, "vision_config", None), "model_type", None)
+    return tower == "sailvit" and getattr(config, "vision_feature_layer", None) == -1
+
+
+@contextmanager
+def _no_shard_bars() -> Iterator[None]:
+    """Silence the bar that transformers draws per saved file: it would cut through the progress line."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+class RefinementTrainer(Trainer):
+    """Trains one stage of the refinement; see `RefinementArguments` for what can be set.
+
+    Args:
+        model: a vision-language model with `vision_tower`, `multi_modal_projector` and `language_model`. The stage
+            decides which of its parameters are trainable; those become fp32.
+        args: `RefinementArguments`; a copy is kept, with the stage's learning rate filled in.
+        data_collator: defaults to `VisionLanguageCollator(processing_class)`.
+        train_dataset: rows with `messages` and `images`.
+        processing_class: the processor, saved with every checkpoint.
+        stage: a `RefinementStage` or its key; defaults to the class's.
+        lineage: of the model at its start; defaults to an empty one.
+        data_source: where the data comes from, for the lineage.
+        kwargs: the further arguments of `transformers.Trainer`.
+
+    Raises:
+        SailvitError: no stage, a model without the known modules, or arguments that contradict each other.
+    """
+
+    stage: RefinementStage  # a subclass may set it
+    args: RefinementArguments
+    optimizer: Any
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: RefinementArguments,
+        data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        *,
+        stage: RefinementStage | str | None = None,
+        lineage: Lineage | None = None,
+        data_source: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        stage = stage or getattr(self, "stage", None)
+        if stage is None:
+            raise SailvitError(f"{type(self).__name__} needs a stage: pass stage='coarse', 'fine' or 'world'")
+        self.stage = get_stage(stage)
+        self.lineage = lineage or Lineage()
+        self.data_source = data_source
+        self._data_description: dict[str, Any] | None = None
+        self.learning_rates = args.module_learning_rates(self.stage)
+        self.max_grad_norm = args.max_grad_norm
+        self.stage.apply(model)
+        settle_precision(model, autocast=args.bf16 or args.fp16)
+        if data_collator is None and processing_class is not None:
+            from ..data.collator import VisionLanguageCollator
+
+            data_collator = VisionLanguageCollator(processing_class, max_length=args.max_length)
+        super().__init__(
+            model=model,
+            args=self._resolve(args, model),
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self._install_callbacks()
+
+    def _resolve(self, args: RefinementArguments, model: nn.Module) -> RefinementArguments:
+        """A copy of the arguments as this run uses them."""
+        args = copy.copy(args)
+        if args.ddp_find_unused_parameters is None and _uses_every_parameter(model):
+            args.ddp_find_unused_parameters = False  # spares DDP a walk over the graph at every step
+        args.learning_rate = next(iter(self.learning_rates.values()))
+        if args.data_seed is None:
+            args.data_seed = args.seed  # else the order of samples hangs on what happened to draw from torch before
+        if args.clip_per_module:
+            args.max_grad_norm = 0.0  # the Trainer's own clipping off: ModuleClipping does it
+        return args
+
+    def _install_callbacks(self) -> None:
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        self.clipping: ModuleClipping | None = None
+        if self.args.clip_per_module and self.max_grad_norm > 0:
+            self.clipping = ModuleClipping(self.max_grad_norm)
+            self.add_callback(self.clipping)
+        if not self.args.disable_tqdm:
+            self.add_callback(ModuleTable(self.stage, self.learning_rates))
+            self.add_callback(StageProgress(self.stage))
+        self.add_callback(StopAtNonFiniteLoss(self.stage))
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """One optimiser whose groups are the stage's modules, each with its own rate, with and without decay."""
+        if self.optimizer is not None:
+            return self.optimizer
+        model = self.model if model is None else model
+        cls, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
+        makes_groups = {"params", "model", "optimizer_dict"} & set(options)
+        if makes_groups or not (isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)):
+            raise SailvitError(
+                f"optim {self.args.optim!r} makes its own parameter groups: choose another, such as adamw_torch"
+            )
+        groups = parameter_groups(model, self.learning_rates, self.args.weight_decay)
+        self.optimizer = cls(groups, **options)
+        return self.optimizer
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Zero: the usual estimate counts text tokens only and walks over all parameters at every step."""
+        return 0
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with each module's learning rate (if they differ) and gradient norm (if clipped on its own)."""
+        if "loss" in logs:
+            base = self.args.learning_rate
+            if len(set(self.learning_rates.values())) > 1 and base:
+                for module, rate in self.learning_rates.items():
+                    logs[f"learning_rate/{module}"] = logs["learning_rate"] * rate / base
+            if self.clipping is not None:
+                logs.update({f"grad_norm/{module}": norm.item() for module, norm in self.clipping.norms.items()})
+        super().log(logs, start_time)
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The logged training steps so far, those before a resume included: step, loss, learning rate, ..."""
+        return [dict(entry) for entry in self.state.log_history if "loss" in entry]
+
+    def current_lineage(self) -> Lineage:
+        """The lineage of the model as it is now: that of its start, and this stage as far as it has come."""
+        return self.lineage.with_stage(self._record()) if self.state.global_step else self.lineage
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save a whole checkpoint: weights, config, code, processor, `README.md` and `refinement.json`."""
+        with _no_shard_bars():
+            super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            lineage = self.current_lineage().save(folder)
+            (folder / "README.md").write_text(model_card(lineage), encoding="utf-8")
+
+    def _record(self) -> StageRecord:
+        args = self.args.to_dict()
+        train_loss, final_loss = loss_summary(self.state.log_history)
+        if self._data_description is None:
+            self._data_description = describe_data(self.train_dataset, self.data_source)
+        return StageRecord(
+            stage=self.stage.key,
+            trains=self.stage.trains,
+            learning_rates=self.learning_rates,
+            arguments={**{name: args[name] for name in _ARGUMENTS_THAT_MATTER}, "max_grad_norm": self.max_grad_norm},
+            data=self._data_description,
+            steps=self.state.global_step,
+            max_steps=self.state.max_steps,
+            samples_seen=self._samples_seen(self._data_description["samples"]),
+            train_loss=train_loss,
+            final_loss=final_loss,
+            seed=self.args.seed,
+            versions=package_versions(),
+            hardware=self._hardware(),
+        )
+
+    def _samples_seen(self, samples: int | None) -> int:
+        """Steps times batch, but the last batch of an epoch may be short."""
+        batch = self.get_total_train_batch_size(self.args)
+        if not samples or self.args.dataloader_drop_last:
+            return self.state.global_step * batch
+        epochs, steps = divmod(self.state.global_step, -(-samples // batch))
+        return epochs * samples + min(samples, steps * batch)
+
+    def _hardware(self) -> dict[str, Any]:
+        device = self.args.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+        return {"device": device.type, "name": name, "processes": self.args.world_size}

@@ -1,0 +1,131 @@
+# Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
+from pathlib import Path
+
+import pytest
+
+from sailvit_hf.errors import SailvitError
+from sailvit_hf.refinement.recipe import describe_difference, load_recipe, parse_recipe
+
+DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
+
+
+def smallest(**changes):
+    data = {
+        "name": "small",
+        "output_dir": "runs/small",
+        "start": {"vision_tower": "demo", "language_model": "demo"},
+        "stages": {"coarse": {"data": {"demo": {"samples": 8}}}},
+    }
+    return {**data, **changes}
+
+
+def test_demo_recipe_reads_as_its_file_says():
+    recipe = load_recipe(DEMO)
+    assert (recipe.name, recipe.output_dir, recipe.seed) == ("demo", "runs/demo", 0)
+    assert list(recipe.stages) == ["coarse", "fine", "world"]
+    assert recipe.demo_parts() == ("vision_tower", "language_model", "second_language_model")
+    assert recipe.foundations_seed == 0 and recipe.foundations.settings() == {}
+    for plan in recipe.stages.values():
+        arguments = plan.arguments
+        samples = arguments["max_steps"] * arguments["per_device_train_batch_size"]
+        assert sum(source.demo.samples for source in plan.data) == samples, "one pass: no picture is seen twice"
+
+
+def test_defaults_and_a_list_of_sources():
+    data = [{"demo": {"samples": 4, "stage": "world"}}, {"messages": "mine.jsonl", "image_root": "pictures"}]
+    recipe = parse_recipe(smallest(stages={"fine": {"data": data, "arguments": {"learning_rate": "2e-3"}}}))
+    first, second = recipe.stages["fine"].data
+    assert (first.demo.stage, first.demo.samples, first.messages) == ("world", 4, None)
+    assert (second.messages, second.image_root) == ("mine.jsonl", "pictures")
+    assert recipe.stages["fine"].arguments == {"learning_rate": 0.002}
+    assert (recipe.seed, recipe.evaluation, recipe.report) == (0, None, True)
+    assert recipe.demo_parts() == ("vision_tower", "language_model"), "without a swap no second language model"
+
+
+def test_a_recipe_survives_yaml(tmp_path):
+    recipe = load_recipe(DEMO)
+    (tmp_path / "copy.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(tmp_path / "copy.yaml") == recipe
+
+
+def test_overrides_are_read_as_yaml():
+    recipe = load_recipe(DEMO, ["seed=7", "evaluation.probes=false", "stages.fine.arguments.max_steps=3"])
+    assert (recipe.seed, recipe.evaluation.probes, recipe.stages["fine"].arguments["max_steps"]) == (7, False, 3)
+    assert recipe.foundations_seed == 7
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sede=1", "Unknown key sede in the recipe; did you mean seed?"),
+        ("stages.fines={}", "Unknown key stages.fines in the recipe; did you mean stages.fine?"),
+        ("stages.fine.argument={}", "stages.fine.argument in the recipe; did you mean stages.fine.arguments?"),
+        ("stages.fine.data.demo.sample=1", "did you mean stages.fine.data.demo.samples?"),
+        ("stages.fine.arguments.max_step=1", "did you mean stages.fine.arguments.max_steps?"),
+        ("evaluation.encoder_swap.step=1", "did you mean evaluation.encoder_swap.steps?"),
+        ("seed=soon", "seed must be a whole number, but is the text 'soon'."),
+        ("seed=true", "seed must be a whole number, but is true."),
+        ("name=3", "name must be a text, but is the number 3."),
+        ("report=1", "report must be true or false, but is the number 1."),
+        ("stages=[]", "stages must be a group of keys, but is a list."),
+        ("stages={}", "stages is empty; give at least one of coarse, fine, world, direct."),
+        ("stages.fine=null", "stages.fine must be a group of keys, but is nothing."),
+        ("stages.fine.data=[]", "stages.fine.data must be a source of samples or a list of them, but is a list."),
+        ("stages.fine.data.demo=null", "stages.fine.data needs exactly one of demo and messages for each source."),
+        ("stages.fine.data.messages=a.jsonl", "stages.fine.data needs exactly one of demo and messages"),
+        ("stages.fine.data.demo.samples=0", "stages.fine.data.demo.samples must be at least 1, not 0."),
+        ("stages.fine.data.demo.stage=wrld", "must be one of coarse, fine, world (did you mean world?)."),
+        ("stages.fine.arguments.max_steps=many", "must be a whole number, but is the text 'many'."),
+        ("stages.fine.arguments.learning_rate=[1]", "must be a number, but is a list."),
+        ("stages.fine.arguments.bf16=maybe", "must be true or false, but is the text 'maybe'."),
+        ("stages.fine.arguments.seed=1", "is set by the pipeline; use `seed` at the top of the recipe."),
+        ("stages.fine.arguments.output_dir=x", "is set by the pipeline; use `output_dir` at the top of the recipe."),
+        ("start.model=x", "start.vision_tower and start.model exclude each other; keep one of the two."),
+        ("start.language_model=null", "lacks the key start.language_model; give both parts, or a whole start.model."),
+        ("evaluation.encoder_swap.steps=0", "evaluation.encoder_swap.steps must be at least 1, not 0."),
+        ("seed.deep=1", "--set seed.deep: seed is no group of keys in the recipe."),
+        ("seed", "--set needs key=value"),
+        ("seed=[", "--set seed: '[' is not valid YAML."),
+    ],
+)
+def test_a_mistake_is_named_in_one_sentence(override, message):
+    with pytest.raises(SailvitError) as caught:
+        load_recipe(DEMO, [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_key_is_named():
+    data = smallest()
+    del data["start"]
+    with pytest.raises(SailvitError, match="The recipe lacks the key start; add it."):
+        parse_recipe(data)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("a: [", "is not valid YAML"), ("- 1", "holds no keys"), ("", "holds no keys")]
+)
+def test_a_file_that_is_no_recipe(tmp_path, content, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    with pytest.raises(SailvitError, match=message):
+        load_recipe(path)
+    with pytest.raises(SailvitError, match="There is no recipe"):
+        load_recipe(tmp_path / "absent.yaml")
+
+
+def test_without_the_demo_world_a_swap_needs_samples():
+    start = {"model": "some/model"}
+    stages = {"world": {"data": {"messages": "mine.jsonl"}}}
+    evaluation = {"encoder_swap": {"steps": 1, "learning_rate": 0.1}}
+    with pytest.raises(SailvitError, match="lacks the key evaluation.encoder_swap.data"):
+        parse_recipe(smallest(start=start, stages=stages, evaluation=evaluation))
+
+
+def test_difference_of_two_recipes():
+    demo = load_recipe(DEMO)
+    assert describe_difference(demo, load_recipe(DEMO, ["output_dir=elsewhere"])) is None
+    assert describe_difference(demo, load_recipe(DEMO, ["seed=4"])) == "seed is 4 there and 0 here"
+    reordered = parse_recipe({**demo.to_dict(), "stages": dict(reversed(demo.to_dict()["stages"].items()))})
+    difference = describe_difference(demo, reordered)
+    assert difference == "stages are world, fine, coarse there and coarse, fine, world here"
