@@ -3,7 +3,7 @@
 
     python examples/chat_with_refined_vlm.py runs/demo/world picture.png "how many drawings ?"
 
-The demo's language model knows only the words of its own little world (see the report for questions that it can answer).
+The demo's language model knows only the words of its own little world; the report of a run shows questions that fit.
 """
 
 import argparse

@@ -49,9 +49,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         save_strategy="no",
         report_to="none",
     )
-    trainer = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows, data_collator=collate,
-                      processing_class=image_processor,
-                      compute_metrics=lambda found: {"accuracy": (found[0].argmax(-1) == found[1]).mean()})  # fmt: skip
+    trainer = Trainer(
+        model,
+        arguments,
+        train_dataset=rows,
+        eval_dataset=rows,
+        data_collator=collate,
+        processing_class=image_processor,
+        compute_metrics=lambda found: {"accuracy": (found[0].argmax(-1) == found[1]).mean()},
+    )
     trainer.train()
     accuracy = trainer.evaluate()["eval_accuracy"]
     trainer.save_model(options.output)

@@ -71,7 +71,7 @@ def metrics_of(gain=1.0):
         "vlm": {
             s: vlm_metrics(q, 0.71 + 0.02 * gain * i) for i, (s, q) in enumerate(zip(STATES, qualities, strict=True))
         },
-        "samples": {"caption": 512, "reading": 512, "question": 512, "text": 512},
+        "samples": {"caption": 512, "reading": 512, "questions": 512, "text": 512},
         "chance": {"question_accuracy": 0.31, "question_accuracy/count": 0.4, "reading_accuracy": 0.003},
         "probes": {"start": probe_metrics(0.13, 0.45), "world": probe_metrics(0.13 + 0.1 * gain, 0.45 - 0.3 * gain)},
         "encoder_swap": swap,

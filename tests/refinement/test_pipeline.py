@@ -261,3 +261,20 @@ def test_parts_that_do_not_exist_are_named(tiny_recipe, tmp_path):
     start = {"vision_tower": "demo", "language_model": str(tmp_path / "absent")}
     with pytest.raises(SailvitError, match="start.language_model: .*absent cannot be loaded: "):
         run_recipe(parse_recipe(tiny_recipe(tmp_path / "run", start=start)))
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_run(tiny_recipe, tmp_path):
+    recipe = tiny_recipe(tmp_path / "run")
+    del recipe["stages"]["world"]
+    recipe["evaluation"]["encoder_swap"]["steps"] = 1
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [*launch, "-m", "sailvit_hf.cli", "refine", str(tmp_path / "recipe.yaml")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("Refined backbone") == 1
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["stages"]["coarse"]["samples_seen"] == 36, "five steps of twice four samples, the third one short"
+    assert len(json.loads((tmp_path / "run" / "run.json").read_text())["sessions"]) == 1

@@ -4,6 +4,7 @@
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -37,7 +38,8 @@ def set_up_logging() -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that a launcher started
+    logger.setLevel(logging.INFO if first else logging.WARNING)
     logger.propagate = False
     # Only bars of loading and mapping; the Trainer's own stay.
     transformers_logging.disable_progress_bar()

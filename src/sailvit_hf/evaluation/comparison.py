@@ -170,10 +170,11 @@ def rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for i, header in enumerate(headers):
-        table.add_column(header, justify="right" if i else "left", overflow="fold", no_wrap=False)
+    name = Text(title) if title is not None else None
+    table = Table(title=name, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table.add_column(headers[0], overflow="fold", max_width=MAX_COLUMNS - 12 * (len(headers) - 1))
+    for header in headers[1:]:
+        table.add_column(header, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
-    table.width = None
     return table

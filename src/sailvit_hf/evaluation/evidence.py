@@ -110,7 +110,7 @@ def _judge(run: Any, model: Any, processor: Any, foundations: Any, held_out: Map
             tower,
             language_model,
             make_processor(processor.image_processor, tokenizer, language_model, tower.config.patch_size),
-            run._swap_samples(),
+            run.swap_samples(),
             pictured,
             steps=plan.steps,
             learning_rate=plan.learning_rate,

@@ -191,6 +191,7 @@ def grouped_bars(
     _legend(axis, list(series), reference_label if any(r is not None for r in references or []) else None, ink)
     axis.set_xticks(range(len(groups)), list(groups))
     axis.set_xlim(-0.6, len(groups) - 0.4)
+    axis.margins(y=0.1)  # room for the numbers over the bars
     axis.set_ylabel(ylabel + (" (%)" if percent else ""), color=ink, fontsize=8)
     return _save(figure)
 

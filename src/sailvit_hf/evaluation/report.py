@@ -7,7 +7,7 @@ A run folder holds (written by the pipeline; parts that are missing are left out
         {"format": 1, "name": "demo", "seed": 0,
          "states": ["start", "coarse", "fine", "world"],            the start and the stages that ran, in order
          "vlm":    {state: metrics of `evaluate_vlm`},
-         "samples": {prefix of the metrics of a data set: its number of samples},
+         "samples": {data set: its number of samples},
          "chance": {metric of `evaluate_vlm`: accuracy of the best constant answer},
          "probes": {state: result of `probe_backbone`},             at least the first and the last state
          "encoder_swap": {"original": {"unrefined": metrics, "refined": metrics}, "second": {...}},   by language model
@@ -254,7 +254,7 @@ def _samples(run: _Run) -> str:
         given = ""
         for state, list_ in answers.items():
             right = "yes" if list_[i] == entry["answer"] else "no"
-            answer = html.esc(list_[i] or "(nothing)")
+            answer = html.esc(_shortened(list_[i]) or "(nothing)")
             given += f'<dt>{html.esc(state_title(state))}</dt><dd class="{right}">{answer}</dd>'
         kind = f'<div class="kind">{html.esc(entry.get("kind"))}</div>'
         question = f'<div class="question">{html.esc(entry["question"])}</div>'
@@ -263,6 +263,11 @@ def _samples(run: _Run) -> str:
         cards.append(f'<article class="card">{top}<dl>{given}</dl></article>')
     intro = "Drawn by the seed, not by success; the answers are the model's own words, decoded greedily."
     return f'<h2>Questions and answers</h2>{html.paragraph(intro)}<div class="cards">{"".join(cards)}</div>'
+
+
+def _shortened(text: str, limit: int = 120) -> str:
+    """An untrained model may babble to the limit of its tokens."""
+    return text if len(text) <= limit else text[:limit].rstrip() + " …"
 
 
 def _embedded(folder: Path, name: str | None, alt: str) -> str:

@@ -57,7 +57,7 @@ dd.no { color: var(--soft); } dd.no::after { content: " \\2717"; color: var(--ba
 .maps img { width: 100%; aspect-ratio: 1; border-radius: 6px; image-rendering: pixelated; display: block; }
 footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--soft); font-size:
 .86rem; } code { font-size: .9em; overflow-wrap: anywhere; } figure { overflow-x: auto; }
-@media (max-width: 560px) { figure img { max-width: none; min-width: 520px; }
+@media (max-width: 560px) { figure img { max-width: 640px; }
   th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper); white-space: normal;
   min-width: 8rem; } main { padding: 24px 14px
 40px; } .maps { gap: 5px; } .tile b { font-size: 1.6rem; }

@@ -72,7 +72,7 @@ def answers_verdict(
     first, last = vlm[states[0]], vlm[states[-1]]
     verdicts = []
     for metric, what, key in (
-        ("question_accuracy", "held-out questions about pictures", "question"),
+        ("question_accuracy", "held-out questions about pictures", "questions"),
         ("reading_accuracy", "words that no training text showed", "reading"),
     ):
         if metric not in first or metric not in last:

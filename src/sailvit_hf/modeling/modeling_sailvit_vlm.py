@@ -229,7 +229,8 @@ class SAILViTVLMModel(SAILViTVLMPreTrainedModel):
         elif self.training and torch.is_grad_enabled() and past_key_values is None:
             inputs_embeds = inputs_embeds + self._silent_image_features(inputs_embeds).to(inputs_embeds)
 
-        kwargs.pop("num_items_in_batch", None)
+        if self.training:
+            kwargs.setdefault("use_cache", False)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -263,6 +264,9 @@ class SAILViTForConditionalGeneration(SAILViTVLMPreTrainedModel, GenerationMixin
         embeddings = self.get_input_embeddings()
         name = next(name for name, module in self.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
+        if self.config.tie_word_embeddings:
+            # The file holds the shared tensor once; the Trainer reads this list when it resumes.
+            self._keys_to_ignore_on_save = ["lm_head.weight"]
 
     @classmethod
     def from_parts(

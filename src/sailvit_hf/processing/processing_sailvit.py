@@ -3,6 +3,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.processing_utils import ProcessorMixin
 
@@ -130,19 +131,24 @@ class SAILViTProcessor(ProcessorMixin):
                     f"Conversation {index} of the batch has {places} image parts but {len(pictures)} pictures; "
                     "give one picture for each part of type 'image'."
                 )
-        options: dict[str, Any] = {"padding": True, "padding_side": "right", "return_token_type_ids": False}
-        if any(images):
-            options["images"] = images
+        # Lists, not tensors: the mask is made by a loop over the tokens, which is slow on a tensor's elements.
         batch = self.apply_chat_template(
             conversations,
             tokenize=True,
             return_dict=True,
-            return_tensors="pt",
+            return_tensors=None,
             return_assistant_tokens_mask=True,
-            processor_kwargs=options,
+            processor_kwargs={
+                "padding": True,
+                "padding_side": "right",
+                "return_token_type_ids": False,
+                **({"images": images} if any(images) else {}),
+            },
         )
-        tensors = {key: batch[key] for key in ("input_ids", "attention_mask", "pixel_values") if key in batch}
-        answers = torch.as_tensor(batch["assistant_masks"], dtype=torch.bool)
+        tensors = {key: torch.tensor(batch[key]) for key in ("input_ids", "attention_mask")}
+        if any(images):
+            tensors["pixel_values"] = torch.from_numpy(np.asarray(batch["pixel_values"]))
+        answers = torch.tensor(batch["assistant_masks"], dtype=torch.bool)
         tensors["labels"] = tensors["input_ids"].masked_fill(~answers, IGNORE_INDEX)
         longest = int(tensors["attention_mask"].sum(dim=1).max())
         if max_length is not None and longest > max_length:

@@ -62,6 +62,13 @@ class RunResult:
     report: Path | None
 
 
+def accelerator_available() -> bool:
+    """Whether training can run on anything but the CPU (without `use_cpu`, accelerate runs no processes there)."""
+    import torch
+
+    return torch.accelerator.is_available()
+
+
 def demo_world() -> Any:
     """The demo world of all recipes.
 
@@ -149,7 +156,7 @@ class Run:
         """(name, title, function, whether all processes take part) of every step, in order."""
         steps: list[tuple] = []
         if self.recipe.demo_parts():
-            steps.append(("foundations", "Foundations of the demo", self._make_foundations))
+            steps.append(("foundations", "Foundations of the demo", self._make_foundations, True))
         steps.append((START, "Start: the parts and a fresh connector", self._start))
         states = [START, *self.recipe.stages]
         for previous, state in zip([None, *states[:-1]], states, strict=True):
@@ -163,7 +170,7 @@ class Run:
             for name in self._swap_language_models():
                 for which in ("unrefined", "refined"):
                     title = f"Encoder swap: {which} backbone, {name} language model"
-                    steps.append((f"swap-{name}-{which}", title, partial(self._swap, name, which)))
+                    steps.append((f"swap-{name}-{which}", title, partial(self._swap, name, which), True))
         return steps
 
     # Data
@@ -237,7 +244,7 @@ class Run:
 
     def _arguments(self, key: str) -> RefinementArguments:
         folder = Path(self.recipe.output_dir) / key / CHECKPOINTS
-        values = {**DEFAULT_ARGUMENTS, **self.recipe.stages[key].arguments}
+        values = {**DEFAULT_ARGUMENTS, "use_cpu": not accelerator_available(), **self.recipe.stages[key].arguments}
         try:
             arguments = RefinementArguments(output_dir=str(folder), seed=self.recipe.seed, **values)
             arguments.module_learning_rates(get_stage(key))
@@ -357,6 +364,7 @@ class Run:
             learning_rate=plan.learning_rate,
             batch_size=plan.batch_size,
             seed=self.recipe.seed,
+            use_cpu=not accelerator_available(),
         )
 
     # Result

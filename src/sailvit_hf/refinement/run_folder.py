@@ -108,7 +108,8 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise SailvitError(f"output_dir {path} is a file; choose another output_dir.")
         copy = path / RECIPE_FILE
-        if copy.exists():
+        claimed = copy.exists()
+        if claimed:
             difference = describe_difference(recipe, load_recipe(copy))
             if difference is not None:
                 raise SailvitError(f"{path} holds another recipe's run ({difference}); choose another output_dir.")
@@ -116,7 +117,8 @@ class RunFolder:
                 raise SailvitError(f"{path} holds a run already; go on by --resume, or choose another output_dir.")
         elif path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir()):
             raise SailvitError(f"{path} holds files that are not of a run; choose another output_dir.")
-        elif is_main_process():
+        wait_for_everyone()  # or a process would take the first one's new folder for an old run
+        if not claimed and is_main_process():
             write_text(copy, recipe.to_yaml())
         wait_for_everyone()
         return cls(path)
