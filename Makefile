@@ -28,7 +28,8 @@ $(STAMP): pyproject.toml setup.cfg constraints.txt
 	       rm -rf $(VENV); exit 1; }
 	@echo "Installing the packages of constraints.txt into $(VENV); minutes the first time, written to $(LOG)."
 	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[demo,dev]' >$(LOG) 2>&1 \
-	  || { why=$$(grep -oE 'ERROR: .*' $(LOG) | tail -n 1); \
+	  || { why=$$(grep -oE 'No matching distribution .*|\(constraint\) .*' $(LOG) | head -n 1); \
+	       why=$${why:-$$(grep -oE 'ERROR: .*' $(LOG) | tail -n 1)}; \
 	       echo "error: a package could not be installed: $${why:-$$(tail -n 1 $(LOG))} (whole log: $(LOG))" >&2; exit 1; }
 	@touch $@
 

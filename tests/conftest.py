@@ -45,7 +45,8 @@ def tiny_recipe(foundations_cache):
                 "cache_dir": str(foundations_cache),
                 "vision_steps": 2,
                 "language_steps": 2,
-                "batch_size": 8,
+                "vision_batch_size": 8,
+                "language_batch_size": 8,
                 "samples": 32,
             },
             "stages": {"coarse": stage(3e-3), "fine": stage(2e-3, clip_per_module=True), "world": stage(1e-3)},
@@ -72,4 +73,13 @@ def tiny_run(tmp_path_factory, tiny_recipe) -> Path:
     with FileLock(f"{folder}.lock"):
         if not (folder / "report.html").exists():
             run_recipe(parse_recipe(tiny_recipe(folder)), resume=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reference_folder() -> Path:
+    """Configuration, tokenizer and weight index published with SAIL-VL2-2B: `$SAILVIT_REFERENCE`, or beside the checkout."""
+    folder = Path(os.environ.get("SAILVIT_REFERENCE", Path(__file__).parents[2] / "shared/reference/sail-vl2-2b"))
+    if not folder.is_dir():
+        pytest.skip(f"no reference data of SAIL-VL2-2B in {folder}: set SAILVIT_REFERENCE to a folder that holds it")
     return folder

@@ -83,7 +83,7 @@ def test_finetune_classifier(tiny_run, pictures, tmp_path, capsys, head_only):
     from sailvit_hf import SAILViTForImageClassification
 
     output = tmp_path / "classifier"
-    options = ["--epochs", "6", *(["--head-only"] if head_only else [])]
+    options = ["--epochs", "20", *(["--head-only", "--learning-rate", "0.03"] if head_only else [])]
     load_example("finetune_classifier").main([str(tiny_run / "backbone"), str(pictures), str(output), *options])
     assert "2 classes, accuracy 1.000" in capsys.readouterr().out
     model = SAILViTForImageClassification.from_pretrained(output)

@@ -192,7 +192,7 @@ def test_real_jobs(tmp_path):
     for stage in plain["stages"].values():
         stage["arguments"]["max_steps"] = 2
     plain["foundations"] |= {"cache_dir": str(tmp_path / "cache"), "vision_steps": 2, "language_steps": 2,
-                             "batch_size": 8, "samples": 16}  # fmt: skip
+                             "vision_batch_size": 8, "language_batch_size": 8, "samples": 16}  # fmt: skip
     run_evidence(parse_recipe(plain), [0], tmp_path / "out", 1, [1e-3])
     evidence = json.loads((tmp_path / "out" / "evidence.json").read_text())
     losses = {arm: by_seed["0"]["own"]["caption_loss"] for arm, by_seed in evidence["results"].items()}

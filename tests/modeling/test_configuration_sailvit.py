@@ -94,9 +94,9 @@ def test_nested_configurations_survive_a_file(tmp_path: Path) -> None:
 
 
 def test_any_vision_model_of_transformers_can_be_nested() -> None:
-    config = SAILViTVLMConfig(vision_config={"model_type": "clip_vision_model", "hidden_size": 64})
+    config = SAILViTVLMConfig(vision_config={"model_type": "clip_vision_model", "hidden_size": 96})
     assert isinstance(config.vision_config, CLIPVisionConfig)
-    assert config.vision_config.hidden_size == 64
+    assert config.vision_config.hidden_size == 96
 
 
 def test_a_file_cannot_switch_on_remote_code_in_a_nested_model() -> None:

@@ -65,6 +65,7 @@ def test_equals_aimv2_with_the_same_random_weights(size: str, attention: str) ->
     config = SAILViTConfig.preset("tiny", **SIZES[size])
     model = randomised(config)
     model.set_attn_implementation(attention)
+    assert model.config._attn_implementation == attention
     twin = as_aimv2(model)
     pixel_values = torch.randn(2, 3, config.image_size, config.image_size, generator=torch.manual_seed(1))
     with torch.no_grad():

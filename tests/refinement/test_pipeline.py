@@ -191,16 +191,19 @@ def test_another_seed_gives_other_weights(tiny_run, tiny_recipe, tmp_path):
     assert differing == {"multi_modal_projector"}
 
 
-def test_probes_follow_the_states_that_change_the_tower(tiny_recipe, tmp_path, monkeypatch):
+def test_probes_follow_the_tower_and_precision_the_stage(tiny_recipe, tmp_path, monkeypatch):
     from sailvit_hf.evaluation import probing
 
     monkeypatch.setattr(probing, "probe_backbone", lambda tower, image_processor, world: {"scene_knn_seen": 0.5})
     stages = {key: tiny_recipe(tmp_path)["stages"][key] for key in ("coarse", "fine")}
+    stages["fine"]["arguments"]["bf16"] = True  # stages of different precision, in one process
     evaluation = {"samples": 4, "probes": True}
     recipe = tiny_recipe(tmp_path / "run", stages=stages, evaluation=evaluation)
     result = run_recipe(parse_recipe(recipe))
     assert result.metrics["probes"] == {"start": {"scene_knn_seen": 0.5}, "fine": {"scene_knn_seen": 0.5}}
     assert "encoder_swap" not in result.metrics
+    precisions = [record.arguments["bf16"] for record in Lineage.load(tmp_path / "run" / "fine").stages]
+    assert precisions == [False, True]
 
 
 def test_a_run_goes_on_from_a_whole_checkpoint_with_own_data(tiny_run, tiny_recipe, tmp_path):
@@ -264,12 +267,12 @@ def test_parts_that_do_not_exist_are_named(tiny_recipe, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_run(tiny_recipe, tmp_path):
+def test_two_processes_share_a_run(tiny_run, tiny_recipe, tmp_path):
     recipe = tiny_recipe(tmp_path / "run")
     del recipe["stages"]["world"]
     recipe["evaluation"]["encoder_swap"]["steps"] = 1
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launch, "-m", "sailvit_hf.cli", "refine", str(tmp_path / "recipe.yaml")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)

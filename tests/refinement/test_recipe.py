@@ -80,6 +80,8 @@ def test_overrides_are_read_as_yaml():
         ("stages.fine.arguments.bf16=maybe", "must be true or false, but is the text 'maybe'."),
         ("stages.fine.arguments.seed=1", "is set by the pipeline; use `seed` at the top of the recipe."),
         ("stages.fine.arguments.output_dir=x", "is set by the pipeline; use `output_dir` at the top of the recipe."),
+        ("stages.fine.arguments.max_steps=0", "stages.fine.arguments.max_steps must be greater than 0, not 0; leave"),
+        ("stages.fine.arguments.per_device_train_batch_size=0", "per_device_train_batch_size must be at least 1"),
         ("start.model=x", "start.vision_tower and start.model exclude each other; keep one of the two."),
         ("start.language_model=null", "lacks the key start.language_model; give both parts, or a whole start.model."),
         ("evaluation.encoder_swap.steps=0", "evaluation.encoder_swap.steps must be at least 1, not 0."),
@@ -93,6 +95,18 @@ def test_a_mistake_is_named_in_one_sentence(override, message):
         load_recipe(DEMO, [override])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_foundations_keys_are_the_fields_of_their_settings():
+    import dataclasses
+
+    from sailvit_hf.refinement.foundations import FoundationSettings
+
+    fields = dataclasses.fields(FoundationSettings)
+    settings = {field.name: field.default for field in fields}
+    recipe = parse_recipe(smallest(foundations=settings))
+    assert recipe.foundations.settings() == settings
+    assert {field.name for field in dataclasses.fields(recipe.foundations)} == {"seed", "cache_dir", *settings}
 
 
 def test_a_missing_key_is_named():

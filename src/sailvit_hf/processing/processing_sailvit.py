@@ -123,7 +123,8 @@ class SAILViTProcessor(ProcessorMixin):
             ValueError: if a chat's pictures are not as many as its image parts, or a chat is longer than `max_length`
                 (chats are never cut: a cut could fall into a picture).
         """
-        images = images if images is not None else [[] for _ in conversations]
+        conversations = list(conversations)
+        images = [[] for _ in conversations] if images is None else list(images)
         for index, (chat, pictures) in enumerate(zip(conversations, images, strict=True)):
             places = _image_parts(chat)
             if places != len(pictures):

@@ -34,6 +34,7 @@ from transformers import (
 from transformers.utils import logging
 
 from ..data.demo_world import DemoWorld
+from ..data.demo_world.samples import FORMAT as SAMPLES_FORMAT
 from ..modeling.configuration_sailvit import SAILViTConfig
 from ..modeling.modeling_sailvit import SAILViTModel
 from ..processing.image_processing_pil_sailvit import SAILViTImageProcessorPil
@@ -52,16 +53,17 @@ class FoundationSettings:
     Attributes:
         vision_steps, vision_learning_rate: contrastive steps of the ViT and their peak rate.
         language_steps, language_learning_rate: next-token steps of each language model and their peak rate.
-        batch_size: samples per step, for all.
+        vision_batch_size, language_batch_size: samples per step.
         samples: pictures, or conversations, that are made; further epochs show them again.
     """
 
-    vision_steps: int = 260
+    vision_steps: int = 200
     vision_learning_rate: float = 2e-3
-    language_steps: int = 240
+    vision_batch_size: int = 128
+    language_steps: int = 400
     language_learning_rate: float = 3e-3
-    batch_size: int = 128
-    samples: int = 12_800
+    language_batch_size: int = 64
+    samples: int = 25_600
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def make_foundations(
     }
     folders = {}
     for part, make in makers.items():
-        key = json.dumps([FORMAT, part, world.seed, list(world.seen), seed, asdict(settings)])
+        key = json.dumps([FORMAT, SAMPLES_FORMAT, part, world.seed, list(world.seen), seed, asdict(settings)])
         folder = root / f"{part}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
         folders[part] = folder
         if part in parts and not folder.is_dir():
@@ -187,7 +189,9 @@ def _pretrain_vision(world: DemoWorld, folder: Path, seed: int, settings: Founda
         return {"pixel_values": batch["pixel_values"], "input_ids": torch.stack([row["input_ids"] for row in rows])}
 
     data = _Columns(pictures=torch.from_numpy(pictures), input_ids=input_ids)
-    _train(pair, data, collate, settings.vision_steps, settings.vision_learning_rate, seed, settings)
+    _train(
+        pair, data, collate, settings.vision_steps, settings.vision_learning_rate, settings.vision_batch_size, seed
+    )
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
@@ -203,7 +207,7 @@ def _shared_language_config(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any
         "max_position_embeddings": 512,
         "tie_word_embeddings": True,
         # The usual 0.02 suits widths of a thousand; at a hundred, attention that looks things up never forms.
-        "initializer_range": 0.08,
+        "initializer_range": 0.1,
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "bos_token_id": None,
@@ -242,7 +246,15 @@ def _pretrain_language(
         for ids, mask in zip(chats["input_ids"], chats["assistant_masks"], strict=True)
     ]
 
-    _train(model, rows, DataCollatorForSeq2Seq(tokenizer), settings.language_steps, settings.language_learning_rate, seed, settings)
+    _train(
+        model,
+        rows,
+        DataCollatorForSeq2Seq(tokenizer),
+        settings.language_steps,
+        settings.language_learning_rate,
+        settings.language_batch_size,
+        seed,
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -253,15 +265,15 @@ def _train(
     collate: Callable,
     steps: int,
     learning_rate: float,
+    batch_size: int,
     seed: int,
-    settings: FoundationSettings,
 ) -> None:
     """Plain `Trainer`, without evaluation or checkpoints: a part takes a minute or two."""
     with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArguments(
             output_dir=scratch,
             max_steps=steps,
-            per_device_train_batch_size=settings.batch_size,
+            per_device_train_batch_size=batch_size,
             learning_rate=learning_rate,
             weight_decay=0.05,
             adam_beta2=0.98,

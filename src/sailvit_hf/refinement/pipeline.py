@@ -69,6 +69,13 @@ def accelerator_available() -> bool:
     return torch.accelerator.is_available()
 
 
+def forget_precision() -> None:
+    """Let the next Trainer of this process choose its mixed precision; accelerate keeps the first one's otherwise."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=False)
+
+
 def demo_world() -> Any:
     """The demo world of all recipes.
 
@@ -264,6 +271,7 @@ class Run:
         folder, origin = self.folder / stage.key, self.folder / previous
         checkpoint = last_complete_checkpoint(folder / CHECKPOINTS)
         wait_for_everyone()
+        forget_precision()
         trainer = trainer_class(stage)(
             model=load_vlm(origin),
             args=self.arguments[stage.key],
@@ -354,6 +362,7 @@ class Run:
             language_model, tokenizer = load_language_model(self.foundations.second_language_model)
             image_processor = load_processor(self.folder / START).image_processor
             processor = make_processor(image_processor, tokenizer, language_model, tower.config.patch_size)
+        forget_precision()
         return encoder_swap(
             tower,
             language_model,
@@ -365,6 +374,7 @@ class Run:
             batch_size=plan.batch_size,
             seed=self.recipe.seed,
             use_cpu=not accelerator_available(),
+            disable_tqdm=False,
         )
 
     # Result

@@ -77,9 +77,10 @@ class FoundationsPlan:
     cache_dir: str | None = None
     vision_steps: int | None = None
     vision_learning_rate: float | None = None
+    vision_batch_size: int | None = None
     language_steps: int | None = None
     language_learning_rate: float | None = None
-    batch_size: int | None = None
+    language_batch_size: int | None = None
     samples: int | None = None
 
     def settings(self) -> dict[str, Any]:
@@ -350,6 +351,13 @@ def check_arguments(arguments: dict[str, Any], key: str) -> None:
         if name not in hints:
             raise _unknown_key(_join(key, name), str(name), [n for n in hints if n not in RESERVED_ARGUMENTS], key)
         arguments[name] = _argument(hints[name], value, _join(key, name))
+    # transformers notices these only when it divides by them.
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+        _check_at_least(arguments.get(name, 1), 1, f"{key}.{name}")
+    steps, epochs = arguments.get("max_steps", -1), arguments.get("num_train_epochs", 1)
+    if steps == 0 or steps < 0 and epochs <= 0:
+        name = "max_steps" if steps == 0 else "num_train_epochs"
+        raise SailvitError(f"{key}.{name} must be greater than 0, not {arguments[name]}; leave a stage out instead.")
 
 
 def _argument(hint: Any, value: Any, key: str) -> Any:

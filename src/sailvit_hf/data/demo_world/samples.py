@@ -18,7 +18,7 @@ from .words import WordPage
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
-_FORMAT = 1  # raise it when the same seed gives other samples: it is part of the fingerprint
+FORMAT = 2  # raise it when the same seed gives other samples: it is part of the fingerprint
 
 
 class Sample(NamedTuple):
@@ -59,7 +59,7 @@ def to_dataset(samples: Sequence[Sample], name: str) -> Dataset:
         "answer": [sample.turns[-1].answer for sample in samples],
     }
     table = InMemoryTable(pa.Table.from_pydict(columns, schema=features.arrow_schema))
-    fingerprint = hashlib.sha256(f"sailvit_hf demo world {_FORMAT} {name}".encode()).hexdigest()[:16]
+    fingerprint = hashlib.sha256(f"sailvit_hf demo world {FORMAT} {name}".encode()).hexdigest()[:16]
     return Dataset(table, info=DatasetInfo(features=features), fingerprint=fingerprint)
 
 

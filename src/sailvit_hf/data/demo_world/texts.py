@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from .drawings import NAMES, article
 from .scenes import CELLS, COLOR_NAMES, Placement, Scene
-from .words import LETTERS
+from .words import LETTERS, SLOTS, WordPage
 
 COUNTS = ("one", "two", "three")
 KINDS = ("count", "what", "where", "color")
@@ -48,12 +48,21 @@ def detailed_caption(scene: Scene) -> str:
     return f"{count} {'drawing' if count == 'one' else 'drawings'} : {' , '.join(parts)}"
 
 
-def grid_in_words(scene: Scene) -> str:
-    """The four cells row by row, as a vision backbone lists its patches: "grid : red cat , blue , pink , gray owl"."""
-    cells = list(scene.colors)
-    for drawing in scene.drawings:
-        cells[drawing.cell] += f" {drawing.name}"
-    return f"grid : {' , '.join(cells)}"
+def map_in_words(scene: Scene, rng: random.Random) -> str:
+    """A map of 4 x 4 words, row by row: "map : cat red blue blue red cat blue blue ...".
+
+    A vision backbone's patches reach a language model in this order, a cell being 2 x 2 of them; each word names the
+    cell's colour or its drawing, and both come at least once. Who can read maps can learn to read pictures.
+    """
+    names = {drawing.cell: drawing.name for drawing in scene.drawings}
+    cells = []
+    for cell, color in enumerate(scene.colors):
+        named = rng.sample(range(4), rng.randrange(1, 4)) if cell in names else []
+        cells.append([names[cell] if slot in named else color for slot in range(4)])
+    rows = [
+        cells[row // 2 * 2 + column // 2][row % 2 * 2 + column % 2] for row in range(4) for column in range(4)
+    ]
+    return f"map : {' '.join(rows)}"
 
 
 def spell(word: str) -> str:
@@ -61,9 +70,12 @@ def spell(word: str) -> str:
     return " ".join(word)
 
 
-def page_in_words(word: str) -> str:
-    """A page told in words: "page : c a t"."""
-    return f"page : {spell(word)}"
+def page_in_words(page: WordPage) -> str:
+    """A page as a map: its colour everywhere but where the letters are."""
+    slots = [page.color] * (SLOTS * SLOTS)
+    start = page.row * SLOTS + page.slot
+    slots[start : start + len(page.word)] = page.word
+    return f"map : {' '.join(slots)}"
 
 
 def _ask_count(scene: Scene, drawing: Placement) -> Turn:
@@ -126,7 +138,7 @@ def vocabulary() -> tuple[str, ...]:
     It does not depend on the seed: the names of drawings that are never trained have their tokens too.
     """
     words = set(LETTERS) | set(NAMES) | set(COLOR_NAMES) | set(COUNTS) | set(ROLES)
-    for text in (*CELLS, DESCRIBE, DETAIL, READ, "a an and on : , . grid page drawing drawings"):
+    for text in (*CELLS, DESCRIBE, DETAIL, READ, "a an and on : , . map drawing drawings"):
         words.update(text.split())
     for text in ("how many drawings", "what is at", "where is the", "what color is behind the"):
         words.update(text.split())

@@ -28,11 +28,12 @@ STAGES_OF_SAMPLES = ("coarse", "fine", "world")
 # Shares of a stage's samples by kind (ours); the kind not named here takes the rest.
 _SHARES: dict[str, tuple[str, dict[str, float]]] = {
     "coarse": ("describe", {"read": 1 / 4}),
-    "fine": ("detail", {"read": 1 / 3}),
-    "world": ("questions", {"detail": 1 / 6, "read": 1 / 6, "text": 1 / 8}),
-    "corpus": ("text", {"grid detail": 1 / 4, "grid describe": 1 / 8, "grid questions": 1 / 8, "page": 1 / 8}),
+    "fine": ("detail", {"read": 1 / 2}),
+    "world": ("questions", {"detail": 1 / 6, "read": 1 / 4, "text": 1 / 8}),
+    "corpus": ("text", {"map detail": 1 / 4, "map describe": 1 / 8, "map questions": 1 / 8, "page": 1 / 4}),
 }
 _CONTRAST_SIZES = range(24, 57)  # sides in pixels of the drawing in a contrastive picture
+_CONTRAST_PAGES = 3  # every third contrastive picture is a page
 _LARGE_SIZES = range(48, 61)  # and of the one in a drawing picture
 _CHANCE_SIZE = 4096
 
@@ -85,8 +86,8 @@ class DemoWorld:
 
         Args:
             stage (`str`): `coarse` (captions that name the drawings; a quarter words to read), `fine` (captions with
-                count, place and colour; a third words to read) or `world` (three questions a scene; a sixth detailed
-                captions, a sixth words to read, an eighth text only).
+                count, place and colour; half words to read) or `world` (three questions a scene; a sixth detailed
+                captions, a quarter words to read, an eighth text only).
             split (`str`): `train`, `validation` or `test`.
             size (`int`): number of samples.
             seed (`int`, *optional*, defaults to 0): another seed gives other samples of the same split.
@@ -135,13 +136,21 @@ class DemoWorld:
     def contrastive(self, size: int, seed: int = 0) -> tuple[np.ndarray, list[str]]:
         """Pictures with one seen drawing of any size at any place, on one or two colours, and their texts.
 
+        A third of them are pages: vision backbones trained on the web's pictures and texts have met letters, too.
+
         Returns:
-            pictures (size, 64, 64, 3) uint8 and texts such as "a cat on red" or "a cat on red and blue".
+            pictures (size, 64, 64, 3) uint8 and texts such as "a cat on red", "a cat on red and blue" or "c a t on red".
         """
         rng = self._rng("contrastive", seed)
         pictures = np.empty((size, PICTURE_SIZE, PICTURE_SIZE, 3), dtype=np.uint8)
         captions = []
-        for picture in pictures:
+        pages = iter(self._pages(rng, "train", -(-size // _CONTRAST_PAGES)))
+        for index, picture in enumerate(pictures):
+            if index % _CONTRAST_PAGES == 0:
+                page = next(pages)
+                picture[...] = page.render()
+                captions.append(f"{texts.spell(page.word)} on {page.color}")
+                continue
             name = rng.choice(self.seen)
             colors = rng.sample(COLOR_NAMES, 1 + rng.randrange(2))
             _fill(picture, colors, across=bool(rng.randrange(2)))
@@ -250,10 +259,10 @@ def _sample(kind: str, scenes: Iterator[Scene], pages: Iterator[WordPage], rng: 
         page = next(pages)
         return Sample(kind, [Turn(texts.READ, texts.spell(page.word), kind)], page)
     if kind == "page":
-        word = next(pages).word
-        return Sample(kind, _told(texts.page_in_words(word), [Turn(texts.READ, texts.spell(word), kind)]), None)
+        page = next(pages)
+        return Sample(kind, _told(texts.page_in_words(page), [Turn(texts.READ, texts.spell(page.word), kind)]), None)
     scene = next(scenes)
-    task = kind.removeprefix("grid ")
+    task = kind.removeprefix("map ")
     if task == "describe":
         turns = [Turn(texts.DESCRIBE, texts.caption(scene), kind)]
     elif task == "detail":
@@ -263,7 +272,7 @@ def _sample(kind: str, scenes: Iterator[Scene], pages: Iterator[WordPage], rng: 
     if kind == "text":
         return Sample(kind, _told(texts.detailed_caption(scene), turns), None)
     if kind != task:
-        return Sample(kind, _told(texts.grid_in_words(scene), turns), None)
+        return Sample(kind, _told(texts.map_in_words(scene, rng), turns), None)
     return Sample(kind, turns, scene)
 
 
