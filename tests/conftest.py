@@ -78,7 +78,7 @@ def tiny_run(tmp_path_factory, tiny_recipe) -> Path:
 
 @pytest.fixture(scope="session")
 def reference_folder() -> Path:
-    """Configuration, tokenizer and weight index published with SAIL-VL2-2B: `$SAILVIT_REFERENCE`, or beside the checkout."""
+    """What SAIL-VL2-2B publishes but its weights: in `$SAILVIT_REFERENCE`, or beside the checkout."""
     folder = Path(os.environ.get("SAILVIT_REFERENCE", Path(__file__).parents[2] / "shared/reference/sail-vl2-2b"))
     if not folder.is_dir():
         pytest.skip(f"no reference data of SAIL-VL2-2B in {folder}: set SAILVIT_REFERENCE to a folder that holds it")

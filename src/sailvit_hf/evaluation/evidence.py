@@ -95,28 +95,19 @@ def run_job(arm: str, recipe: Recipe, split: str) -> dict[str, dict[str, float]]
 def _judge(run: Any, model: Any, processor: Any, foundations: Any, held_out: Mapping[str, Any]) -> dict[str, Any]:
     """All judgements of a trained arm."""
     from ..refinement.assembly import load_language_model, make_processor
-    from .encoder_swap import encoder_swap
     from .probing import probe_backbone
     from .vlm import evaluate_vlm
 
     model = model.to("cpu")
-    tower, world, plan = model.model.vision_tower, run.world, run.recipe.evaluation.encoder_swap
+    tower = model.model.vision_tower
     results = {"own": evaluate_vlm(model, processor, held_out)}
-    results["probes"] = probe_backbone(tower, processor.image_processor, world)
+    results["probes"] = probe_backbone(tower, processor.image_processor, run.world)
     pictured = {key: data for key, data in held_out.items() if key != "text"}  # a frozen LM answers text as ever
     for name in ("language_model", "second_language_model"):
         language_model, tokenizer = load_language_model(getattr(foundations, name))
-        results["swap_original" if name == "language_model" else "swap_second"] = encoder_swap(
-            tower,
-            language_model,
-            make_processor(processor.image_processor, tokenizer, language_model, tower.config.patch_size),
-            run.swap_samples(),
-            pictured,
-            steps=plan.steps,
-            learning_rate=plan.learning_rate,
-            batch_size=plan.batch_size,
-            seed=run.recipe.seed,
-        )
+        swapped = make_processor(processor.image_processor, tokenizer, language_model, tower.config.patch_size)
+        key = "swap_original" if name == "language_model" else "swap_second"
+        results[key] = run.swap(tower, language_model, swapped, pictured)
     return results
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
-
 # AIMv2's sizes, on which SAILViT is built (SAIL-VL2 report, arXiv 2509.14033, and the configuration published with
 # SAIL-VL2-2B for "huge"); "tiny" is ours, for tests and the demo.
 PRESETS: dict[str, dict[str, int | float]] = {
@@ -161,7 +160,7 @@ class SAILViTVLMConfig(PreTrainedConfig):
         text = {"model_type": "qwen3"} if self.text_config is None else self.text_config
         self.vision_config = _sub_config(vision, "vision tower")
         self.text_config = _sub_config(text, "language model")
-        # The head belongs to this model, so whether it is tied is ours to say; the language model's word is the default.
+        # The head belongs to this model, and we say whether it is tied; the default is the language model's word.
         self.tie_word_embeddings = bool(self.tie_word_embeddings or self.text_config.tie_word_embeddings)
         super().__post_init__(**kwargs)
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
-"""SAILViT: the vision transformer (SAIL-VL2 report, arXiv 2509.14033; the architecture and tensor names are AIMv2's)."""
+"""SAILViT: the vision transformer (SAIL-VL2 report, arXiv 2509.14033; architecture and tensor names are AIMv2's)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClass
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_sailvit import SAILViTConfig
-
 
 AUTO_MAP = {
     "AutoConfig": "configuration_sailvit.SAILViTConfig",
@@ -288,7 +287,7 @@ class SAILViTModel(SAILViTPreTrainedModel):
 
 
 class SAILViTForImageClassification(SAILViTPreTrainedModel):
-    """SAILViT with a linear classifier on the mean of its final tokens (the pooling of the report's probe, table 6)."""
+    """SAILViT with a linear classifier on the mean of its final tokens (as in the report's probe, table 6)."""
 
     def __init__(self, config: SAILViTConfig) -> None:
         super().__init__(config)

@@ -14,7 +14,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutpu
 from .configuration_sailvit import SAILViTConfig, SAILViTVLMConfig
 from .modeling_sailvit import SAILViTModel
 
-
 AUTO_MAP = {
     "AutoConfig": "configuration_sailvit.SAILViTVLMConfig",
     "AutoModel": "modeling_sailvit_vlm.SAILViTVLMModel",
@@ -172,7 +171,7 @@ class SAILViTVLMModel(SAILViTVLMPreTrainedModel):
     def get_placeholder_mask(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, image_features: torch.Tensor
     ) -> torch.Tensor:
-        """Where the pictures' tokens go, (B, L, d); raises `ValueError` when their number differs from the features'."""
+        """Where the pictures' tokens go, (B, L, d); `ValueError` when their number differs from the features'."""
         if input_ids is None:
             token = torch.tensor(self.config.image_token_id, dtype=torch.long, device=inputs_embeds.device)
             mask = (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
@@ -186,8 +185,8 @@ class SAILViTVLMModel(SAILViTVLMPreTrainedModel):
     def _silent_image_features(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
         """Zero, computed through tower and connector from a blank picture.
 
-        With it a batch without pictures uses the same parameters as every other one: data-parallel and sharded training
-        would otherwise wait for gradients or parameter gathers that never come.
+        With it a batch without pictures uses the same parameters as every other one: data-parallel and sharded
+        training would otherwise wait for gradients or parameter gathers that never come.
         """
         size = self.config.vision_config.image_size
         height, width = (size, size) if isinstance(size, int) else size

@@ -11,8 +11,8 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 class SAILViTImageProcessorPil(PilBackend):
     r"""
-    Prepare pictures for SAILViT as published with SAIL-VL2: convert to RGB, resize to 448x448 without keeping the aspect
-    ratio (bicubic), rescale to [0, 1], normalise with ImageNet's mean and standard deviation.
+    Prepare pictures for SAILViT as published with SAIL-VL2: convert to RGB, resize to 448x448 without keeping the
+    aspect ratio (bicubic), rescale to [0, 1], normalise with ImageNet's mean and standard deviation.
 
     For Apple's AIMv2 preprocessing pass `image_mean` and `image_std` of CLIP, `size={"shortest_edge": 448}`,
     `do_center_crop=True` and `crop_size={"height": 448, "width": 448}`.
@@ -59,8 +59,11 @@ class SAILViTImageProcessorPil(PilBackend):
         # One fused multiply-add over pictures of the same shape, instead of two passes over each.
         scale, shift = _scale_and_shift(do_rescale, rescale_factor, do_normalize, image_mean, image_std)
         same = len({image.shape for image in shaped}) == 1
-        pixel_values: Any = [image.astype(np.float32) * scale + shift for image in ([np.stack(shaped)] if same else shaped)]
-        return BatchFeature(data={"pixel_values": pixel_values[0] if same else pixel_values}, tensor_type=return_tensors)
+        arrays = [np.stack(shaped)] if same else shaped
+        pixel_values: Any = [array.astype(np.float32) * scale + shift for array in arrays]
+        if same:
+            pixel_values = pixel_values[0]
+        return BatchFeature(data={"pixel_values": pixel_values}, tensor_type=return_tensors)
 
 
 def _scale_and_shift(

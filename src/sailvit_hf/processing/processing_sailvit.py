@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from transformers.processing_utils import ProcessorMixin
 
-
-# Special tokens of SAIL-VL2's tokenizer. The template marks each assistant answer together with its stop token, so that
-# exactly these are learnt.
+# Special tokens of SAIL-VL2's tokenizer. The template marks each assistant answer together with its stop token, so
+# that exactly these are learnt.
 IMAGE_TOKEN, IMAGE_START_TOKEN, IMAGE_END_TOKEN = "<IMG_CONTEXT>", "<img>", "</img>"
 TURN_START_TOKEN, TURN_END_TOKEN = "<|im_start|>", "<|im_end|>"
 IGNORE_INDEX = -100
@@ -109,8 +108,8 @@ class SAILViTProcessor(ProcessorMixin):
         """Turn conversations into a training batch.
 
         Args:
-            conversations: Chats, each a list of messages with `role` and `content` (a string, or a list of parts of type
-                `"text"` or `"image"`).
+            conversations: Chats, each a list of messages with `role` and `content` (a string, or a list of parts of
+                type `"text"` or `"image"`).
             images: For each chat the pictures of its image parts, in reading order.
             max_length: Longest chat allowed, in tokens.
 
@@ -134,17 +133,12 @@ class SAILViTProcessor(ProcessorMixin):
                 )
         # Lists, not tensors: the mask is made by a loop over the tokens, which is slow on a tensor's elements.
         batch = self.apply_chat_template(
-            conversations,
+            [_with_pictures(chat, pictures) for chat, pictures in zip(conversations, images, strict=True)],
             tokenize=True,
             return_dict=True,
             return_tensors=None,
             return_assistant_tokens_mask=True,
-            processor_kwargs={
-                "padding": True,
-                "padding_side": "right",
-                "return_token_type_ids": False,
-                **({"images": images} if any(images) else {}),
-            },
+            processor_kwargs={"padding": True, "padding_side": "right", "return_token_type_ids": False},
         )
         tensors = {key: torch.tensor(batch[key]) for key in ("input_ids", "attention_mask")}
         if any(images):
@@ -163,6 +157,18 @@ class SAILViTProcessor(ProcessorMixin):
 def _image_parts(chat: list[dict[str, Any]]) -> int:
     contents = (message["content"] for message in chat if not isinstance(message["content"], str))
     return sum(part["type"] == "image" for content in contents for part in content)
+
+
+def _with_pictures(chat: list[dict[str, Any]], pictures: list[Any]) -> list[dict[str, Any]]:
+    """The chat with its pictures in its image parts, where every version of transformers looks for them."""
+    rest = iter(pictures)
+    filled = []
+    for message in chat:
+        content = message["content"]
+        if not isinstance(content, str):
+            content = [{"type": "image", "image": next(rest)} if part["type"] == "image" else part for part in content]
+        filled.append({**message, "content": content})
+    return filled
 
 
 SAILViTProcessor.register_for_auto_class("AutoProcessor")

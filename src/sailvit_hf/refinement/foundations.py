@@ -2,17 +2,16 @@
 """The demo's pre-trained parts: a ViT that never met a language model, and language models that never saw a picture.
 
 Refinement presumes pre-trained parts, and the demo downloads none. So it makes them: the ViT by image-text contrast
-(as AIMv2's and CLIP's cousins are), the language models by answering questions on the demo world told in words. All sizes
-and rates here are ours, chosen for two CPU cores.
+(as AIMv2's and CLIP's cousins are), the language models by answering questions on the demo world told in words. All
+sizes and rates here are ours, chosen for two CPU cores.
 """
 
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ class FoundationSettings:
     vision_steps: int = 200
     vision_learning_rate: float = 2e-3
     vision_batch_size: int = 128
-    language_steps: int = 400
+    language_steps: int = 600
     language_learning_rate: float = 3e-3
     language_batch_size: int = 64
     samples: int = 25_600
@@ -68,7 +67,7 @@ class FoundationSettings:
 
 @dataclass(frozen=True)
 class Foundations:
-    """Folders of the pre-trained parts; each language model's folder holds its tokenizer, the ViT's its image processor."""
+    """Folders of the pre-trained parts; a language model's holds its tokenizer too, the ViT's its image processor."""
 
     vision_tower: Path
     language_model: Path
@@ -126,8 +125,11 @@ def _make_whole(folder: Path, make: Callable[[Path], None]) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         made = Path(scratch) / "made"
         make(made)
-        if not folder.is_dir():  # another process may have been quicker
-            shutil.move(made, folder)
+        try:
+            made.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was quicker, and made the same
+                raise
 
 
 # --- the vision transformer -------------------------------------------------------------------------------------

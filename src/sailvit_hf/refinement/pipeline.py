@@ -232,8 +232,6 @@ class Run:
         sizes = {"fine": samples - samples // 2, "world": samples // 2}
         return ConcatDataset([self.world.dataset(key, "train", size, seed) for key, size in sizes.items() if size])
 
-    _swap_samples = swap_samples
-
     # Steps
 
     @cached_property
@@ -349,10 +347,6 @@ class Run:
 
     def _swap(self, name: str, which: str) -> dict[str, float]:
         """Metrics of a fresh connector between a frozen vision tower and a frozen, never refined language model."""
-        from ..evaluation.encoder_swap import encoder_swap
-
-        plan = self.recipe.evaluation and self.recipe.evaluation.encoder_swap
-        assert plan
         state = START if which == "unrefined" else list(self.recipe.stages)[-1]
         tower = load_vlm(self.folder / state).model.vision_tower
         if name == "original":
@@ -363,18 +357,28 @@ class Run:
             image_processor = load_processor(self.folder / START).image_processor
             processor = make_processor(image_processor, tokenizer, language_model, tower.config.patch_size)
         forget_precision()
+        device = {"use_cpu": not accelerator_available(), "disable_tqdm": False}
+        return self.swap(tower, language_model, processor, self.evaluation, **device)
+
+    def swap(
+        self, tower: Any, language_model: Any, processor: Any, evaluation: Mapping[str, Any], **arguments: Any
+    ) -> dict[str, float]:
+        """`encoder_swap` with the recipe's seed, and the budget and samples of its `evaluation.encoder_swap`."""
+        from ..evaluation.encoder_swap import encoder_swap
+
+        plan = self.recipe.evaluation and self.recipe.evaluation.encoder_swap
+        assert plan
         return encoder_swap(
             tower,
             language_model,
             processor,
             self.swap_samples(),
-            self.evaluation,
+            evaluation,
             steps=plan.steps,
             learning_rate=plan.learning_rate,
             batch_size=plan.batch_size,
             seed=self.recipe.seed,
-            use_cpu=not accelerator_available(),
-            disable_tqdm=False,
+            **arguments,
         )
 
     # Result

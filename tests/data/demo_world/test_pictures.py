@@ -10,7 +10,7 @@ import pytest
 from sailvit_hf.data.demo_world import COLORS, CREDIT, NAMES, DemoWorld, Placement, Scene, WordPage
 from sailvit_hf.data.demo_world.drawings import SMALL_SIZES, article, code_points, demo_package, drawing_bank, paste
 from sailvit_hf.data.demo_world.scenes import CELL_SIZE, draw_scene
-from sailvit_hf.data.demo_world.words import LETTERS, all_words
+from sailvit_hf.data.demo_world.words import LETTERS, SLOTS, all_words, draw_pages, random_letters
 from sailvit_hf.errors import SailvitError
 
 
@@ -148,13 +148,42 @@ def test_pages_use_every_word_equally_often_and_stay_on_the_page():
     assert {page.color for page in pages} == set(COLORS) and {page.row for page in pages} == {0, 1, 2, 3}
 
 
+def test_random_letters_are_never_a_known_word():
+    rng = random.Random(0)
+    known = frozenset(all_words())
+    drawn = [random_letters(rng, known) for _ in range(5000)]
+    assert not known & set(drawn)
+    assert {len(letters) for letters in drawn} == {2, 3, 4} and set("".join(drawn)) == set(LETTERS)
+    # Where nearly everything is a word, what is left is found.
+    pairs = frozenset(map("".join, itertools.product(LETTERS, repeat=2)))
+    assert {letters for _ in range(300) if len(letters := random_letters(rng, pairs - {"zz"})) == 2} <= {"zz"}
+
+
+def test_a_share_of_pages_shows_random_letters():
+    words = ("cat", "ox", "moon")
+    for share, expected in ((0.0, 0), (0.5, 300), (1.0, 600)):
+        pages = draw_pages(random.Random(0), words, 600, nonsense=share)
+        assert len(pages) == 600
+        nonsense = [page.word for page in pages if page.word not in words]
+        assert abs(len(nonsense) - expected) <= (30 if 0 < share < 1 else 0)
+        assert not set(nonsense) & set(all_words())
+        assert all(0 <= page.slot <= SLOTS - len(page.word) for page in pages)
+    assert draw_pages(random.Random(0), words, 0) == []
+
+
 def test_contrastive_pictures_and_texts():
     world = DemoWorld()
     pictures, captions = world.contrastive(40, seed=3)
     assert (pictures.shape, pictures.dtype) == ((40, 64, 64, 3), np.uint8)
     assert len({len(caption.split(" and ")) for caption in captions}) == 2
-    for picture, caption in zip(pictures, captions, strict=True):
+    for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         drawing, colors = caption.split(" on ")
+        if index % 3 == 0:  # a page
+            word = drawing.replace(" ", "")
+            assert drawing == " ".join(word) and word not in {*world.validation_words, *world.test_words}
+            places = itertools.product(range(SLOTS), range(SLOTS - len(word) + 1))
+            assert sum(np.array_equal(WordPage(word, colors, *place).render(), picture) for place in places) == 1
+            continue
         assert drawing.split()[1] in world.seen and drawing == f"{article(drawing.split()[1])} {drawing.split()[1]}"
         pixels = {tuple(pixel) for pixel in picture.reshape(-1, 3).tolist()}
         assert {COLORS[color] for color in colors.split(" and ")} <= pixels

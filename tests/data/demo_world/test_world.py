@@ -9,8 +9,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sailvit_hf.data.demo_world import CELLS, COLORS, KINDS, NAMES, SPLITS, DemoWorld, Placement, Scene, texts
+from sailvit_hf.data.demo_world import CELLS, COLORS, KINDS, NAMES, SPLITS, DemoWorld, Placement, Scene, WordPage, texts
 from sailvit_hf.data.demo_world.samples import Sample, sample_features, to_dataset
+from sailvit_hf.data.demo_world.words import LETTERS, all_words
 from sailvit_hf.errors import SailvitError
 
 DIGEST = """
@@ -65,13 +66,29 @@ def read_caption(text):
     count, cells = text.split(" : ")
     read = {}
     for cell in cells.split(" , "):
-        place, name, color = re.fullmatch(r"(\w+ \w+) (?:an? (\w+) on )?(\w+)", cell).groups()
+        place, name, color = re.fullmatch(r"(\w+-\w+) (?:(\w+) on )?(\w+)", cell).groups()
         read[CELLS.index(place)] = (color, name)
     return read, count.split()[0]
 
 
+def map_cells(text):
+    """The words of a map by cell, row by row."""
+    rows = np.array(text.removeprefix("map : ").split()).reshape(4, 4)
+    return [rows[top : top + 2, left : left + 2].ravel().tolist() for top in (0, 2) for left in (0, 2)]
+
+
+def read_map(text):
+    """{cell: (colour, name or None)} of a map of a scene."""
+    read = {}
+    for cell, words in enumerate(map_cells(text)):
+        (color,), names = set(words) & set(COLORS), set(words) - set(COLORS)
+        assert len(names) <= 1
+        read[cell] = (color, *names) if names else (color, None)
+    return read
+
+
 def answer(read, question):
-    """What a detailed caption answers to a question."""
+    """What a scene, as read from its words, answers to a question."""
     named = {name: (CELLS[cell], color) for cell, (color, name) in read.items() if name}
     if question == "how many drawings":
         return texts.COUNTS[len(named) - 1]
@@ -104,7 +121,7 @@ def test_the_same_twice_in_processes_with_different_hash_seeds():
         results.append(run.stdout.strip())
     assert results[0] == results[1]
     # Also the same on every machine, with the versions of constraints.txt.
-    assert results[0] == "5bcfb9460a1b6b95eb840344de13de86b1c0b6af8669ca7c0c687f2164ad0b2e"
+    assert results[0] == "232b072210baa05e6d850319a033b800c0c48c0631e054b6f9ec2b738fc3b328"
 
 
 def test_no_two_splits_share_a_scene(world):
@@ -128,7 +145,7 @@ def test_seeds_and_stages_have_their_own_scenes(world, training):
         {caption for caption in dataset["answer"] if " : " in caption}
         for dataset in (training["fine"], world.dataset("fine", "train", 480, seed=1), training["world"])
     )
-    assert (len(one), len(two), len(three)) == (320, 320, 80)
+    assert (len(one), len(two), len(three)) == (240, 240, 80)
     assert max(len(one & two), len(one & three)) <= 2  # by accident
 
 
@@ -149,15 +166,29 @@ def test_unseen_drawings_and_held_out_words_are_in_no_training_set(world, traini
     assert not set(world.unseen) & words
     for scene in world.scenes("train", 500):
         assert {drawing.name for drawing in scene.drawings} <= set(world.seen)
-    assert {caption.split()[1] for caption in world.contrastive(800)[1]} == set(world.seen)
-    read = {
+    contrastive = [caption.split(" on ")[0] for caption in world.contrastive(1200)[1]]
+    assert {caption.split()[1] for caption in contrastive[1::3] + contrastive[2::3]} == set(world.seen)
+    read = [caption.replace(" ", "") for caption in contrastive[::3]] + [
         reply.replace(" ", "")
         for dataset in training.values()
         for row in dataset.select_columns(["messages"])
         for question, reply in turns(row)
         if question == "read"
-    }
-    assert len(read) > 200 and read <= set(world.train_words)
+    ]
+    assert len(read) == 400 + 120 + 240 + 120 + 120
+    # Random letters never happen to be a held-out word.
+    known = set(read) & set(all_words())
+    assert len(known) > 150 and known <= set(world.train_words)
+    assert 0.6 < sum(word not in world.train_words for word in read) / len(read) < 0.73
+
+
+def test_training_pages_show_random_letters_and_held_out_ones_words(world):
+    pages = world.word_pages("train", 3000)
+    nonsense = [page.word for page in pages if page.word not in world.train_words]
+    assert 0.64 < len(nonsense) / len(pages) < 0.69
+    assert not set(nonsense) & set(all_words())
+    for split, words in (("validation", world.validation_words), ("test", world.test_words)):
+        assert {page.word for page in world.word_pages(split, 300)} == set(words)
 
 
 def test_reading_is_tested_on_words_of_its_split(world, held_out):
@@ -172,8 +203,32 @@ def test_captions_say_what_the_scene_shows(world):
         assert read == {cell: (color, shown.get(cell)) for cell, color in enumerate(scene.colors)}
         assert count == texts.COUNTS[len(shown) - 1]
         assert re.findall(r"\ban? (\w+)", texts.caption(scene)) == list(shown.values())
-        cells = texts.grid_in_words(scene).removeprefix("grid : ").split(" , ")
-        assert cells == [" ".join(filter(None, read[cell])) for cell in range(4)]
+
+
+def test_maps_say_what_the_scene_shows_cell_by_cell(world):
+    rng, shares = random.Random(0), Counter()
+    for scene in world.scenes("test", 200):
+        told = texts.map_in_words(scene, rng)
+        shown = {drawing.cell: drawing.name for drawing in scene.drawings}
+        assert told.startswith("map : ") and len(told.split()) == 2 + 16
+        assert read_map(told) == {cell: (color, shown.get(cell)) for cell, color in enumerate(scene.colors)}
+        for cell, words in enumerate(map_cells(told)):
+            if cell in shown:  # the colour and the name both at least once
+                shares[words.count(shown[cell])] += 1
+            else:
+                assert words == [scene.colors[cell]] * 4
+    assert set(shares) == {1, 2, 3} and min(shares.values()) > 0.28 * sum(shares.values())
+    assert texts.map_in_words(scene, random.Random(1)) == texts.map_in_words(scene, random.Random(1))
+    assert len({texts.map_in_words(scene, rng) for _ in range(20)}) > 5
+
+
+@pytest.mark.parametrize(("word", "row", "slot"), [("cat", 1, 0), ("ox", 0, 2), ("moon", 3, 0), ("up", 2, 1)])
+def test_a_page_in_words_has_its_letters_where_the_picture_has_them(word, row, slot):
+    page = WordPage(word, "pink", row, slot)
+    words = np.array(texts.page_in_words(page).removeprefix("map : ").split()).reshape(4, 4)
+    assert words[row, slot : slot + len(word)].tolist() == list(word)
+    inked = (page.render() != COLORS["pink"]).any(axis=-1).reshape(4, 16, 4, 16).any(axis=(1, 3))
+    assert ((words != "pink") == inked).all()
 
 
 def test_the_wording():
@@ -181,32 +236,35 @@ def test_the_wording():
     scene = Scene(("red", "blue", "green", "pink"), drawings)
     assert texts.caption(scene) == "a cat , an owl and a dog"
     assert texts.detailed_caption(scene) == (
-        "three drawings : top left a cat on red , top right an owl on blue , "
-        "bottom right a dog on pink , bottom left green"
+        "three drawings : top-left cat on red , top-right owl on blue , bottom-right dog on pink , bottom-left green"
     )
-    assert texts.grid_in_words(scene) == "grid : red cat , blue owl , green , pink dog"
+    assert texts.map_in_words(scene, random.Random(0)) == (
+        "map : cat red blue owl red cat blue owl green green pink dog green green pink dog"
+    )
     pair, one = Scene(scene.colors, drawings[:2]), Scene(scene.colors, drawings[2:])
     assert texts.caption(pair) == "a cat and an owl"
     assert texts.caption(one) == "a dog"
     assert texts.detailed_caption(one) == (
-        "one drawing : bottom right a dog on pink , top left red , top right blue , bottom left green"
+        "one drawing : bottom-right dog on pink , top-left red , top-right blue , bottom-left green"
     )
-    assert texts.page_in_words("cat") == "page : c a t"
+    assert texts.page_in_words(WordPage("cat", "gray", 1, 1)) == (
+        "map : gray gray gray gray gray c a t gray gray gray gray gray gray gray gray"
+    )
 
 
 def test_captions_are_short(world, training):
     tokenizer = world.tokenizer()
-    longest = max(len(tokenizer(text).input_ids) for text in training["fine"]["answer"])
-    assert longest <= 28
+    lengths = {len(tokenizer(text).input_ids) for text in training["fine"]["answer"] if " : " in text}
+    assert lengths == {16, 18, 20}
 
 
 @pytest.mark.parametrize(
     ("name", "shares"),
     [
         ("coarse", {"describe": 360, "read": 120}),
-        ("fine", {"detail": 320, "read": 160}),
-        ("world", {"questions": 260, "detail": 80, "read": 80, "text": 60}),
-        ("corpus", {"text": 180, "grid detail": 120, "grid describe": 60, "grid questions": 60, "page": 60}),
+        ("fine", {"detail": 240, "read": 240}),
+        ("world", {"questions": 220, "detail": 80, "read": 120, "text": 60}),
+        ("corpus", {"text": 120, "map detail": 120, "map describe": 60, "map questions": 60, "page": 120}),
     ],
 )
 def test_the_mix_of_a_stage(training, name, shares):
@@ -218,7 +276,7 @@ def test_the_mix_of_a_stage(training, name, shares):
         assert pictures == len(row["images"]) == (0 if name == "corpus" or row["kind"] == "text" else 1)
         assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * (len(row["messages"]) // 2)
         assert row["answer"] == row["messages"][-1]["content"][0]["text"]
-        assert len(turns(row)) == (3 if row["kind"] in ("questions", "text", "grid questions") else 1)
+        assert len(turns(row)) == (3 if row["kind"] in ("questions", "text", "map questions") else 1)
 
 
 def test_questions_about_a_scene_in_words_have_its_answers(training, held_out):
@@ -227,6 +285,27 @@ def test_questions_about_a_scene_in_words_have_its_answers(training, held_out):
         told = row["messages"][0]["content"][-1]["text"].split(" . ")[0]
         for question, reply in turns(row):
             assert reply == answer(read_caption(told)[0], question)
+
+
+def test_tasks_on_a_map_have_its_answers(training):
+    done = Counter()
+    for row in training["corpus"]:
+        told = row["messages"][0]["content"][-1]["text"].split(" . ")[0]
+        if row["kind"] == "page":
+            letters = [word for word in told.removeprefix("map : ").split() if word in LETTERS]
+            assert turns(row) == [("read", " ".join(letters))]
+        elif row["kind"].startswith("map "):
+            read = read_map(told)
+            names = [name for _, name in read.values() if name]
+            for question, reply in turns(row):
+                if question == "describe":
+                    assert re.findall(r"\ban? (\w+)", reply) == names
+                elif question == "describe in detail":
+                    assert read_caption(reply) == (read, texts.COUNTS[len(names) - 1])
+                else:
+                    assert reply == answer(read, question)
+                done[question.split()[0]] += 1
+    assert done["describe"] == 180 and sum(done.values()) == 180 + 3 * 60
 
 
 def test_a_conversation_about_a_picture_has_its_answers_and_gives_none_away(world):
@@ -349,7 +428,7 @@ def test_the_tokenizer_reads_chats_and_what_people_type(world, tmp_path):
 
     tokenizer = world.tokenizer()
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
-    assert len(tokenizer) == len(world.vocabulary) + 7 == 222
+    assert len(tokenizer) == len(world.vocabulary) + 7 == 221
     assert (tokenizer.pad_token, tokenizer.eos_token, tokenizer.unk_token) == ("<|pad|>", "<|im_end|>", "<unk>")
     chat = "<|im_start|>user\n<img><IMG_CONTEXT><IMG_CONTEXT></img>\nwhat is at top left<|im_end|>\n"
     tokens = tokenizer.convert_ids_to_tokens(tokenizer(chat).input_ids)
@@ -363,11 +442,12 @@ def test_the_tokenizer_reads_chats_and_what_people_type(world, tmp_path):
         "what",
         "is",
         "at",
-        "top",
-        "left",
+        "top-left",
         "<|im_end|>",
     ]
-    assert tokenizer("What is at TOP left?").input_ids == tokenizer("what is at top left").input_ids
+    for place in CELLS:
+        asked, ids = f"What is at {place.replace('-', ' ').upper()}?", tokenizer(f"what is at {place}").input_ids
+        assert tokenizer(asked).input_ids == ids and len(ids) == 4
     assert tokenizer("a cat, a dog").input_ids == tokenizer("a cat , a dog").input_ids
     assert tokenizer("gnu").input_ids == [tokenizer.unk_token_id]
     assert set(tokenizer("cat")) == {"input_ids", "attention_mask"}

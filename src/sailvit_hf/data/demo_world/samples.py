@@ -18,7 +18,7 @@ from .words import WordPage
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
-FORMAT = 2  # raise it when the same seed gives other samples: it is part of the fingerprint
+FORMAT = 3  # raise it when the same seed gives other samples: it is part of the fingerprint
 
 
 class Sample(NamedTuple):

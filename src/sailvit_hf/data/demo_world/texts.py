@@ -36,8 +36,8 @@ def caption(scene: Scene) -> str:
 
 
 def detailed_caption(scene: Scene) -> str:
-    """Count, then each drawing with its place and colour, then the empty cells: 16 to 19 words."""
-    # A place is one word and no article stands in between: so near to each other, small language models find the pieces.
+    """Count, then each drawing with its place and colour, then the empty cells: 16 to 20 words."""
+    # A place is one word and no article stands in between: a small language model finds pieces that are so near.
     parts = []
     empty = dict(enumerate(scene.colors))
     for drawing in scene.drawings:
@@ -51,18 +51,17 @@ def detailed_caption(scene: Scene) -> str:
 def map_in_words(scene: Scene, rng: random.Random) -> str:
     """A map of 4 x 4 words, row by row: "map : cat red blue blue red cat blue blue ...".
 
-    A vision backbone's patches reach a language model in this order, a cell being 2 x 2 of them; each word names the
-    cell's colour or its drawing, and both come at least once. Who can read maps can learn to read pictures.
+    A vision backbone's patches reach a language model in this order, a cell being 2 x 2 of them. Each word names its
+    cell's colour or its cell's drawing; in a cell with a drawing both come at least once (`rng` chooses where). Who
+    can read maps can learn to read pictures.
     """
     names = {drawing.cell: drawing.name for drawing in scene.drawings}
     cells = []
     for cell, color in enumerate(scene.colors):
         named = rng.sample(range(4), rng.randrange(1, 4)) if cell in names else []
         cells.append([names[cell] if slot in named else color for slot in range(4)])
-    rows = [
-        cells[row // 2 * 2 + column // 2][row % 2 * 2 + column % 2] for row in range(4) for column in range(4)
-    ]
-    return f"map : {' '.join(rows)}"
+    words = [cells[row // 2 * 2 + column // 2][row % 2 * 2 + column % 2] for row in range(4) for column in range(4)]
+    return f"map : {' '.join(words)}"
 
 
 def spell(word: str) -> str:
@@ -71,7 +70,7 @@ def spell(word: str) -> str:
 
 
 def page_in_words(page: WordPage) -> str:
-    """A page as a map: its colour everywhere but where the letters are."""
+    """A page as a map of 4 x 4 words: its colour everywhere but where the letters are."""
     slots = [page.color] * (SLOTS * SLOTS)
     start = page.row * SLOTS + page.slot
     slots[start : start + len(page.word)] = page.word

@@ -19,8 +19,8 @@ SPECIAL_TOKENS = (PAD, UNKNOWN, TURN_START, TURN_END, IMAGE_START, IMAGE_END, IM
 def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     """A word-level tokenizer: the special tokens, then `words` in their order.
 
-    What a person types is lower-cased and loses its question mark; "top left" is read as "top-left", and punctuation is
-    split off.
+    What a person types is lower-cased and loses its question mark; "top left" is read as "top-left", and punctuation
+    is split off.
 
     Args:
         words (sequence of `str`): the vocabulary; a word outside it becomes `<unk>`.

@@ -1,5 +1,5 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Pages with one word to read: a plain colour, one letter per 16-pixel slot."""
+"""Pages with one word, or random letters, to read: a plain colour, one letter per 16-pixel slot."""
 
 import random
 import re
@@ -63,11 +63,26 @@ class WordPage:
         return picture
 
 
-def draw_pages(rng: random.Random, words: tuple[str, ...], size: int) -> list[WordPage]:
-    """`size` random pages in which every word comes equally often (once more for some)."""
+def random_letters(rng: random.Random, known: frozenset[str]) -> str:
+    """2 to 4 random letters that are none of the `known` words."""
+    while True:
+        letters = "".join(rng.choices(LETTERS, k=rng.randrange(2, 5)))
+        if letters not in known:
+            return letters
+
+
+def draw_pages(rng: random.Random, words: tuple[str, ...], size: int, nonsense: float = 0.0) -> list[WordPage]:
+    """`size` random pages; every one of `words` has its turn equally often (once more for some).
+
+    In a share `nonsense` of these turns random letters stand instead, never one of `all_words`: with words alone a
+    model learns the few hundred of them by heart, not to read.
+    """
     pages: list[WordPage] = []
+    known = frozenset(all_words())
     while len(pages) < size:
         for word in rng.sample(words, min(len(words), size - len(pages))):
+            if rng.random() < nonsense:
+                word = random_letters(rng, known)
             slot = rng.randrange(SLOTS - len(word) + 1)
             pages.append(WordPage(word, rng.choice(tuple(COLORS)), rng.randrange(SLOTS), slot))
     return pages

@@ -34,6 +34,7 @@ _SHARES: dict[str, tuple[str, dict[str, float]]] = {
 }
 _CONTRAST_SIZES = range(24, 57)  # sides in pixels of the drawing in a contrastive picture
 _CONTRAST_PAGES = 3  # every third contrastive picture is a page
+_NONSENSE = 2 / 3  # share of the training pages that show random letters
 _LARGE_SIZES = range(48, 61)  # and of the one in a drawing picture
 _CHANCE_SIZE = 4096
 
@@ -78,16 +79,17 @@ class DemoWorld:
         return list(islice(self._scene_stream(self._rng("scenes", split, seed), split), size))
 
     def word_pages(self, split: str, size: int, seed: int = 0) -> list[WordPage]:
-        """`size` pages with words of `split`, each word equally often."""
+        """`size` pages with words of `split`, each equally often; of `train`'s, two thirds show random letters."""
         return self._pages(self._rng("pages", split, seed), split, size)
 
     def dataset(self, stage: str, split: str, size: int, seed: int = 0) -> Dataset:
         """Samples of a refinement stage.
 
         Args:
-            stage (`str`): `coarse` (captions that name the drawings; a quarter words to read), `fine` (captions with
-                count, place and colour; half words to read) or `world` (three questions a scene; a sixth detailed
-                captions, a quarter words to read, an eighth text only).
+            stage (`str`): `coarse` (captions that name the drawings; a quarter pages to read), `fine` (captions with
+                count, place and colour; half pages to read) or `world` (three questions a scene; a sixth detailed
+                captions, a quarter pages to read, an eighth text only). Of the training pages two thirds show random
+                letters, the others words.
             split (`str`): `train`, `validation` or `test`.
             size (`int`): number of samples.
             seed (`int`, *optional*, defaults to 0): another seed gives other samples of the same split.
@@ -134,12 +136,13 @@ class DemoWorld:
         return chance | {metric: _best_constant(answers[task]) for task, metric in metrics.items()}
 
     def contrastive(self, size: int, seed: int = 0) -> tuple[np.ndarray, list[str]]:
-        """Pictures with one seen drawing of any size at any place, on one or two colours, and their texts.
+        """Pictures of one thing each, and their texts: training pairs for a ViT that meets no language model.
 
-        A third of them are pages: vision backbones trained on the web's pictures and texts have met letters, too.
+        Every third picture, from the first on, is a training page: vision backbones trained on the web's pictures and
+        texts have met letters, too. The others show one seen drawing of 24 to 56 pixels on one or two colours.
 
         Returns:
-            pictures (size, 64, 64, 3) uint8 and texts such as "a cat on red", "a cat on red and blue" or "c a t on red".
+            pictures (size, 64, 64, 3) uint8; texts such as "a cat on red", "a cat on red and blue" or "c a t on red".
         """
         rng = self._rng("contrastive", seed)
         pictures = np.empty((size, PICTURE_SIZE, PICTURE_SIZE, 3), dtype=np.uint8)
@@ -226,7 +229,7 @@ class DemoWorld:
     def _pages(self, rng: random.Random, split: str, size: int) -> list[WordPage]:
         check_split(split)
         words = {"train": self.train_words, "validation": self.validation_words, "test": self.test_words}
-        return draw_pages(rng, words[split], size)
+        return draw_pages(rng, words[split], size, nonsense=_NONSENSE if split == "train" else 0.0)
 
     def _samples(self, stage: str, split: str, size: int, seed: int) -> list[Sample]:
         """Samples of a stage in random order, their kinds in the shares of `_SHARES`."""
