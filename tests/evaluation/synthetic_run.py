@@ -19,7 +19,7 @@ TRAINS = (
     ["vision_tower", "multi_modal_projector"],
     ["vision_tower", "multi_modal_projector", "language_model"],
 )
-CAPTION = "two drawings : top left a cat on red , bottom right a dog on blue"
+CAPTION = "two drawings : top-left cat on red , bottom-right dog on blue"
 KINDS = {"count": 1.0, "color": 0.64, "what": 0.85, "where": 0.6}
 
 
@@ -99,7 +99,7 @@ def write_json(path, value):
     path.write_text(json.dumps(value))
 
 
-def write_run(folder, gain=1.0, question="what is top left ?", pictures=None):
+def write_run(folder, gain=1.0, question="what is at top-left", pictures=None):
     """Fill a folder; `pictures` (n, H, W, 3) uint8 replace the noise that stands for samples and inputs."""
     rng = np.random.default_rng(0)
     if pictures is None:

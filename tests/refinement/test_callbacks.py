@@ -61,7 +61,7 @@ def test_terminal_bar(tmp_path, monkeypatch):
     console = Console(force_terminal=True, width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     monkeypatch.setattr("sailvit_hf.refinement.callbacks._console", lambda: console)
     trainer = tiny_trainer(tmp_path, max_steps=4)
-    trainer.add_callback(StageProgress(STAGES["world"], interval=0.0))
+    trainer.add_callback(StageProgress(STAGES["world"].title, interval=0.0))
     trainer.train()
     last = console.export_text().rstrip().split("World-knowledge infusion")[-1]  # the bar as drawn last
     assert re.search(r"4/4 +loss \d+\.\d{4}  lr .* samples/s", last) and len(last) <= 76

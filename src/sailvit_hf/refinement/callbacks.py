@@ -97,8 +97,8 @@ class StageProgress(TrainerCallback):
     The last logged loss and learning rate are shown, and the throughput since the start or the resume.
     """
 
-    def __init__(self, stage: RefinementStage, interval: float = 0.2) -> None:
-        self.stage = stage
+    def __init__(self, title: str, interval: float = 0.2) -> None:
+        self.title = title
         self.interval = interval
         self._bar: Any = None
 
@@ -129,7 +129,7 @@ class StageProgress(TrainerCallback):
             auto_refresh=False,  # no thread beside a training that uses every core
         )
         self._task = bar.add_task(
-            self.stage.title, total=state.max_steps, completed=state.global_step, values=self._values
+            self.title, total=state.max_steps, completed=state.global_step, values=self._values
         )
         return bar
 
@@ -181,7 +181,7 @@ class StageProgress(TrainerCallback):
         left = (time.monotonic() - self._start) / done * (state.max_steps - state.global_step)
         width = len(str(state.max_steps))
         return (
-            f"{self.stage.title:<24} {state.global_step:>{width}}/{state.max_steps}  {self._numbers(state)}  "
+            f"{self.title:<24} {state.global_step:>{width}}/{state.max_steps}  {self._numbers(state)}  "
             f"{int(left) // 60}:{int(left) % 60:02d} left"
         )
 

@@ -25,6 +25,8 @@ from transformers import (
     LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
     Qwen3Config,
     Trainer,
     TrainingArguments,
@@ -38,6 +40,7 @@ from ..modeling.configuration_sailvit import SAILViTConfig
 from ..modeling.modeling_sailvit import SAILViTModel
 from ..processing.image_processing_pil_sailvit import SAILViTImageProcessorPil
 from ..processing.processing_sailvit import CHAT_TEMPLATE
+from .callbacks import StageProgress
 
 logger = logging.get_logger(__name__)
 
@@ -192,7 +195,14 @@ def _pretrain_vision(world: DemoWorld, folder: Path, seed: int, settings: Founda
 
     data = _Columns(pictures=torch.from_numpy(pictures), input_ids=input_ids)
     _train(
-        pair, data, collate, settings.vision_steps, settings.vision_learning_rate, settings.vision_batch_size, seed
+        "Vision tower, by contrast",
+        pair,
+        data,
+        collate,
+        settings.vision_steps,
+        settings.vision_learning_rate,
+        settings.vision_batch_size,
+        seed,
     )
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -249,6 +259,7 @@ def _pretrain_language(
     ]
 
     _train(
+        f"Language model ({model.config.model_type}), on text",
         model,
         rows,
         DataCollatorForSeq2Seq(tokenizer),
@@ -262,6 +273,7 @@ def _pretrain_language(
 
 
 def _train(
+    title: str,
     model: nn.Module,
     data: Any,
     collate: Callable,
@@ -289,4 +301,8 @@ def _train(
             dataloader_pin_memory=torch.cuda.is_available(),
             seed=seed,
         )
-        Trainer(model=model, args=arguments, train_dataset=data, data_collator=collate).train()
+        trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=collate)
+        trainer.remove_callback(ProgressCallback)
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(StageProgress(title))
+        trainer.train()

@@ -169,7 +169,7 @@ class RefinementTrainer(Trainer):
             self.add_callback(self.clipping)
         if not self.args.disable_tqdm:
             self.add_callback(ModuleTable(self.stage, self.learning_rates))
-            self.add_callback(StageProgress(self.stage))
+            self.add_callback(StageProgress(self.stage.title))
         self.add_callback(StopAtNonFiniteLoss(self.stage))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
