@@ -4,6 +4,8 @@
 import argparse
 import os
 import shlex
+import shutil
+from pathlib import Path
 
 from .recipe_options import add_recipe_arguments, read_recipe
 
@@ -52,4 +54,17 @@ def run(options: argparse.Namespace) -> int:
         command=command_line(options),
     )
     print(f"Results: {page}")
+    report = _add_to_report(Path(page).parent / "evidence.json", Path(recipe.output_dir))
+    if report is not None:
+        print(f"Report:  {report}")
     return 0
+
+
+def _add_to_report(evidence: Path, run: Path) -> Path | None:
+    """Show the comparison in the report of the recipe's own run, if there is a finished one."""
+    if not (run / "report.html").exists():
+        return None
+    from ..evaluation.report import write_report
+
+    shutil.copyfile(evidence, run / "evidence.json")
+    return write_report(run)

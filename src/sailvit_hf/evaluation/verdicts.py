@@ -149,17 +149,20 @@ def swap_verdict(swap: Mapping[str, Mapping[str, Metrics]], metric: str = "capti
 def probe_verdict(before: Metrics, after: Metrics) -> list[Verdict]:
     """Local and global features on drawings that no training picture showed."""
     verdicts = []
-    for kind, what in (
-        ("scene", "Local features (a never-shown drawing in a scene, linear probe)"),
-        ("pooled", "Global features (a never-shown drawing alone, mean of all patches, linear probe)"),
+    for kind, probe, what in (
+        ("scene", "linear", "Local features (a never-shown drawing in a scene, linear probe)"),
+        ("pooled", "linear", "Global features (a never-shown drawing alone, mean of all patches, linear probe)"),
+        ("pooled", "knn", "The same global features under the nearest neighbour"),
     ):
-        key = f"{kind}_linear_unseen"
+        key = f"{kind}_{probe}_unseen"
         if key not in before or key not in after:
             continue
         change = f"{percent(before[key])} → {percent(after[key])}"
         chance = f"; chance {percent(after[f'{kind}_chance_unseen'])}" if f"{kind}_chance_unseen" in after else ""
         if after[key] > before[key]:
             verdicts.append(Verdict(f"{what} got sharper: {change}{chance}.", "good"))
+        elif after[key] < before[key]:
+            verdicts.append(Verdict(f"{what} lost: {change}{chance}.", "bad"))
         else:
             verdicts.append(Verdict(f"{what} did not gain: {change}{chance}.", "bad"))
     return verdicts
