@@ -148,6 +148,20 @@ def test_figure_of_a_run(tiny_run, tmp_path):
             assert figure.getpixel((132 + 5 * 120, 8 + 2 * 120)) == tile.convert("RGB").getpixel((0, 0))
 
 
+def test_numbers_of_a_run(tiny_run, tmp_path):
+    """The table's cells are the run's metrics, and writing them twice changes nothing."""
+    script = load_script("docs/make_table.py")
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n", encoding="utf-8")
+    script.main([str(tiny_run), str(page)])
+    text = page.read_text(encoding="utf-8")
+    script.main([str(tiny_run), str(page)])
+    assert page.read_text(encoding="utf-8") == text
+    assert "old" not in text and text.startswith("before") and text.endswith("after\n")
+    losses = [state["caption_loss"] for state in json.loads((tiny_run / "metrics.json").read_text())["vlm"].values()]
+    assert f"| caption loss | {' | '.join(f'{loss:.2f}' for loss in losses)} |" in text
+
+
 def test_benchmark(capsys):
     module = load_script("benchmarks/vision_tower.py")
     module.main(["--batch-size", "2", "--repetitions", "1", "--peak-tflops", "1"])
