@@ -1,7 +1,7 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Write a finished run's numbers into the README, between its two marks.
+"""Write a finished run's numbers, and those of the comparison over seeds, into the README, between its marks.
 
-    python docs/make_table.py runs/demo README.md
+    python docs/make_table.py runs/demo README.md --evidence docs/results/evidence.json
 """
 
 import argparse
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 BEGIN, END = "<!-- numbers: make demo -->", "<!-- end of numbers -->"
+BEGIN_EVIDENCE, END_EVIDENCE = "<!-- numbers: make evidence -->", "<!-- end of evidence -->"
 STATES = {"start": "start", "coarse": "I coarse", "fine": "II fine", "world": "III world"}
 ROWS = {
     "caption_loss": "caption loss",
@@ -49,18 +50,44 @@ def numbers(metrics: dict[str, Any], run: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def comparison(evidence: dict[str, Any]) -> str:
+    """A Markdown table: gradual against direct, by judge and metric, means and paired difference over seeds."""
+    lines = ["| judged | metric | gradual | direct | difference (95 % interval) | gradual ahead |"]
+    lines.append("|---|---|---|---|---|---|")
+    for judge, entries in evidence["comparisons"]["gradual - direct"].items():
+        for entry in entries:
+            if judge == "probes" or (entry["metric"] == "reading_accuracy"):
+                continue
+            interval = "" if entry["low"] is None else f" ({entry['low']:+.3f} to {entry['high']:+.3f})"
+            cells = [f"{entry['first_mean']:.3f}", f"{entry['second_mean']:.3f}", f"{entry['mean']:+.3f}{interval}"]
+            ahead = f"{entry['wins']} of {len(entry['differences'])}"
+            title = entry["metric"].replace("_", " ")
+            lines.append(f"| {evidence['judges'][judge].lower()} | {title} | {' | '.join(cells)} | {ahead} |")
+    return "\n".join(lines)
+
+
+def between(page: str, begin: str, end: str, text: str) -> str:
+    """The page with `text` between two marks, in place of what stood there."""
+    block = f"{begin}\n{text}\n{end}"
+    page, found = re.subn(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: block, page, flags=re.DOTALL)
+    if not found:
+        raise SystemExit(f"The page has no marks {begin} ... {end}; add them where the numbers should stand.")
+    return page
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Write a finished run's numbers into the README.")
     parser.add_argument("run", type=Path, help="a run folder, such as runs/demo")
     parser.add_argument("page", type=Path, nargs="?", default=Path("README.md"))
+    parser.add_argument("--evidence", type=Path, help="the evidence.json of the comparison over seeds")
     options = parser.parse_args(argv)
+    page = options.page.read_text(encoding="utf-8")
     metrics = json.loads((options.run / "metrics.json").read_text(encoding="utf-8"))
     run = json.loads((options.run / "run.json").read_text(encoding="utf-8"))
-    block = f"{BEGIN}\n{numbers(metrics, run)}\n{END}"
-    page = options.page.read_text(encoding="utf-8")
-    page, found = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, page, flags=re.DOTALL)
-    if not found:
-        raise SystemExit(f"{options.page} has no marks {BEGIN} ... {END}; add them where the numbers should stand.")
+    page = between(page, BEGIN, END, numbers(metrics, run))
+    if options.evidence is not None:
+        evidence = json.loads(options.evidence.read_text(encoding="utf-8"))
+        page = between(page, BEGIN_EVIDENCE, END_EVIDENCE, comparison(evidence))
     options.page.write_text(page, encoding="utf-8")
 
 

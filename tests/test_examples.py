@@ -162,6 +162,16 @@ def test_numbers_of_a_run(tiny_run, tmp_path):
     assert f"| caption loss | {' | '.join(f'{loss:.2f}' for loss in losses)} |" in text
 
 
+def test_numbers_of_the_comparison():
+    from sailvit_hf.evaluation.comparison import paired
+
+    entry = paired("caption_loss", [0.3, 0.4, 0.35], [0.5, 0.5, 0.6]).to_dict()
+    evidence = {"judges": {"own": "In its own MLLM"}, "comparisons": {"gradual - direct": {"own": [entry]}}}
+    row = load_script("docs/make_table.py").comparison(evidence).splitlines()[-1]
+    assert row.startswith("| in its own mllm | caption loss | 0.350 | 0.533 | -0.183 (-0.3")
+    assert row.endswith("| 3 of 3 |")
+
+
 def test_benchmark(capsys):
     module = load_script("benchmarks/vision_tower.py")
     module.main(["--batch-size", "2", "--repetitions", "1", "--peak-tflops", "1"])
