@@ -53,12 +53,15 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForImageTextToT
 run, inputs, outputs = sys.argv[1:]
 given = torch.load(inputs, weights_only=True)
 found = {}
-for state in ("coarse", "world"):
+for state in ("start", "coarse", "fine", "world"):
     AutoProcessor.from_pretrained(f"{run}/{state}", trust_remote_code=True)
     model = AutoModelForImageTextToText.from_pretrained(f"{run}/{state}", trust_remote_code=True)
-    assert type(model).__module__.startswith("transformers_modules"), type(model).__module__
+    base = AutoModel.from_pretrained(f"{run}/{state}", trust_remote_code=True)
+    for loaded in (model, base):
+        assert type(loaded).__module__.startswith("transformers_modules"), type(loaded).__module__
     with torch.no_grad():
         found[state] = model(**given).logits
+        found[f"{state} base"] = base(**given).last_hidden_state
 AutoImageProcessor.from_pretrained(f"{run}/backbone", trust_remote_code=True)
 model = AutoModel.from_pretrained(f"{run}/backbone", trust_remote_code=True)
 with torch.no_grad():
@@ -138,8 +141,10 @@ def test_checkpoints_load_where_the_package_is_absent(tiny_run, tmp_path):
     torch.save(inputs, tmp_path / "inputs.pt")
     expected = {}
     with torch.no_grad():
-        for state in ("coarse", "world"):
-            expected[state] = SAILViTForConditionalGeneration.from_pretrained(tiny_run / state)(**inputs).logits
+        for state in ("start", "coarse", "fine", "world"):
+            model = SAILViTForConditionalGeneration.from_pretrained(tiny_run / state)
+            expected[state] = model(**inputs).logits
+            expected[f"{state} base"] = model.model(**inputs).last_hidden_state
         backbone = SAILViTModel.from_pretrained(tiny_run / "backbone")
         expected["backbone"] = backbone(inputs["pixel_values"]).last_hidden_state
     done = run_python(STRANGER, tiny_run, tmp_path / "inputs.pt", tmp_path / "outputs.safetensors", cwd=tmp_path)
