@@ -112,7 +112,7 @@ def _verdicts(run: _Run) -> list[Verdict]:
         verdicts += answers_verdict(run.vlm, run.states, run.chance, run.samples)
         verdicts += stages_verdict(run.vlm, run.states)
     verdicts += swap_verdict(run.swap)
-    verdicts += _seed_verdicts(run.evidence, ("gradual - direct",), ("swap_original",))
+    verdicts += _seed_verdicts(run.evidence, ("gradual - direct",), ("swap_original", "swap_second", "own"))
     if len(run.states) > 1:
         verdicts += text_skill_verdict(run.vlm, run.states, run.samples)
     if len(run.probed()) > 1:
