@@ -1,17 +1,12 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Paired comparisons over seeds: mean difference, spread, 95 % interval, wins; as markdown and as rich tables."""
+"""Paired comparisons over seeds: mean difference, spread, 95 % interval, wins; and markdown tables."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import SailvitError
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-MAX_COLUMNS = 100
 
 
 def t_within(t: float, degrees: int) -> float:
@@ -139,18 +134,6 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
 
 
-def comparison_rows(comparisons: Sequence[PairedComparison]) -> tuple[list[str], list[list[str]]]:
-    """Headers and rows of a table of paired comparisons."""
-    headers = ["metric", "first", "second", "difference", "sd", "95 % interval", "wins"]
-    rows = []
-    for c in comparisons:
-        interval = "–" if c.low is None else f"{number(c.low, sign=True)} to {number(c.high, sign=True)}"
-        wins = f"{c.wins}/{len(c.differences)}"
-        means = [number(c.first_mean), number(c.second_mean), number(c.mean, sign=True)]
-        rows.append([c.metric, *means, number(c.sd), interval, wins])
-    return headers, rows
-
-
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A padded markdown table, the first column left, the others right; pipes in cells are escaped."""
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in (headers, *rows)]
@@ -162,19 +145,3 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
     rule = "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])])
     return "\n".join([line(cells[0]), f"|{rule}|", *map(line, cells[1:])]) + "\n"
-
-
-def rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> "Table":
-    """A rich table at most 100 columns wide, the first column left, the others right."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    name = Text(title) if title is not None else None
-    table = Table(title=name, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    table.add_column(headers[0], overflow="fold", max_width=MAX_COLUMNS - 12 * (len(headers) - 1))
-    for header in headers[1:]:
-        table.add_column(header, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
-    return table

@@ -136,7 +136,7 @@ class Run:
         self.arguments = {key: self._arguments(key) for key in recipe.stages}
         # Reading the data before claiming the folder: a mistake in it leaves nothing behind.
         self.training_data = {key: self._samples(plan.data, key) for key, plan in recipe.stages.items()}
-        self.swap_samples()
+        self.swap_samples  # noqa: B018
         self.evaluation  # noqa: B018
         self.folder = RunFolder.open(recipe, resume)
 
@@ -218,6 +218,7 @@ class Run:
             sets["held_out"] = load_messages(plan.messages, image_root=plan.image_root)
         return sets
 
+    @cached_property
     def swap_samples(self) -> Any:
         """What the fresh connectors of the encoder swap learn from; None without a swap."""
         plan = self.recipe.evaluation and self.recipe.evaluation.encoder_swap
@@ -372,7 +373,7 @@ class Run:
             tower,
             language_model,
             processor,
-            self.swap_samples(),
+            self.swap_samples,
             evaluation,
             steps=plan.steps,
             learning_rate=plan.learning_rate,
