@@ -10,7 +10,7 @@ __version__ = "0.1.0.dev0"
 
 _MODULES = {
     "modeling.configuration_sailvit": ["SAILViTConfig", "SAILViTVLMConfig"],
-    "modeling.modeling_sailvit": ["SAILViTForImageClassification", "SAILViTModel"],
+    "modeling.modeling_sailvit": ["SAILViTBackbone", "SAILViTForImageClassification", "SAILViTModel"],
     "modeling.modeling_sailvit_vlm": ["SAILViTForConditionalGeneration", "SAILViTVLMModel"],
     "processing.image_processing_pil_sailvit": ["SAILViTImageProcessorPil"],
     "processing.processing_sailvit": ["SAILViTProcessor"],
@@ -42,7 +42,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from .modeling.configuration_sailvit import SAILViTConfig, SAILViTVLMConfig
-    from .modeling.modeling_sailvit import SAILViTForImageClassification, SAILViTModel
+    from .modeling.modeling_sailvit import SAILViTBackbone, SAILViTForImageClassification, SAILViTModel
     from .modeling.modeling_sailvit_vlm import SAILViTForConditionalGeneration, SAILViTVLMModel
     from .processing.image_processing_pil_sailvit import SAILViTImageProcessorPil
     from .processing.processing_sailvit import SAILViTProcessor

@@ -28,6 +28,7 @@ def _register_models(auto: Any) -> None:
 
     auto.AutoModel.register(vit.SAILViTConfig, vit.SAILViTModel, exist_ok=True)
     auto.AutoModel.register(vlm.SAILViTVLMConfig, vlm.SAILViTVLMModel, exist_ok=True)
+    auto.AutoBackbone.register(vit.SAILViTConfig, vit.SAILViTBackbone, exist_ok=True)
     auto.AutoModelForImageClassification.register(vit.SAILViTConfig, vit.SAILViTForImageClassification, exist_ok=True)
     auto.AutoModelForImageTextToText.register(
         vlm.SAILViTVLMConfig, vlm.SAILViTForConditionalGeneration, exist_ok=True

@@ -3,7 +3,8 @@
 
 from typing import Any
 
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers.backbone_utils import BackboneConfigMixin
 
 # AIMv2's sizes, on which SAILViT is built (SAIL-VL2 report, arXiv 2509.14033, and the configuration published with
 # SAIL-VL2-2B for "huge"); "tiny" is ours, for tests and the demo.
@@ -37,7 +38,7 @@ PRESETS: dict[str, dict[str, int | float]] = {
 }
 
 
-class SAILViTConfig(PreTrainedConfig):
+class SAILViTConfig(BackboneConfigMixin, PreTrainedConfig):
     r"""
     Configuration of a [`SAILViTModel`]; the defaults are those of SAILViT-Large (309,984,256 parameters).
 
@@ -55,6 +56,13 @@ class SAILViTConfig(PreTrainedConfig):
         qkv_bias (`bool`, *optional*, defaults to `False`): Whether the fused qkv projection has a bias.
         use_bias (`bool`, *optional*, defaults to `False`): Whether the other projections have biases.
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of fresh weights (ours).
+        classifier_hidden_size (`int`, *optional*): Width of the hidden layer of the classifier of
+            [`SAILViTForImageClassification`]; without it the classifier is linear (ours).
+        apply_layernorm (`bool`, *optional*, defaults to `True`): Whether [`SAILViTBackbone`]'s feature maps go through
+            the final norm (ours, as are the next two).
+        out_features (`list[str]`, *optional*): Stages whose feature maps [`SAILViTBackbone`] returns: `"stem"`,
+            `"stage1"`, ...; the last one by default.
+        out_indices (`list[int]`, *optional*): The same by number, 0 for the stem.
 
     Example:
 
@@ -81,9 +89,16 @@ class SAILViTConfig(PreTrainedConfig):
     qkv_bias: bool = False
     use_bias: bool = False
     initializer_range: float = 0.02
+    classifier_hidden_size: int | None = None
+    apply_layernorm: bool = True
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        chosen = {key: kwargs.pop(key, None) for key in ("out_features", "out_indices")}
+        kwargs.pop("stage_names", None)  # computed
         super().__post_init__(**kwargs)
+        self.set_output_features_output_indices(**chosen)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) is not a multiple of num_attention_heads "
@@ -94,6 +109,18 @@ class SAILViTConfig(PreTrainedConfig):
                 f"image_size ({self.image_size}) is not a multiple of patch_size ({self.patch_size}); "
                 "choose an image size made of whole patches."
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as a dictionary; the backbone's choice of stages only where it is not the last stage."""
+        values = super().to_dict()
+        if values.get("out_features") == self.stage_names[-1:]:
+            del values["out_features"], values["out_indices"]
+        return values
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Names of the backbone's stages: the embeddings and each block."""
+        return ["stem", *(f"stage{number}" for number in range(1, self.num_hidden_layers + 1))]
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "SAILViTConfig":
@@ -139,13 +166,14 @@ class SAILViTVLMConfig(PreTrainedConfig):
         image_token_id (`int`, *optional*, defaults to 151671): Token whose embeddings are replaced by the
             picture's (`<IMG_CONTEXT>` in SAIL-VL2's tokenizer).
         downsample_ratio (`float`, *optional*, defaults to 0.5): Pixel shuffle: 0.5 merges 2x2 patches to one token.
-        vision_feature_layer (`int`, *optional*, defaults to -1): Which of the tower's outputs is used; -1 is the
-            final output, after the last norm.
+        vision_feature_layer (`int`, *optional*, defaults to -1): Which of the tower's outputs is used: -1 is the final
+            one, after the last norm; other numbers are indices of its hidden states, embeddings first (-2 is the
+            output of the last layer but one). Layers after it do not run and do not train.
         projector_hidden_act (`str`, *optional*, defaults to `"gelu"`): Activation in the connector.
     """
 
     model_type = "sailvit_vlm"
-    sub_configs = {"vision_config": PreTrainedConfig, "text_config": PreTrainedConfig}
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
 
     vision_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
@@ -158,7 +186,8 @@ class SAILViTVLMConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         vision = SAILViTConfig() if self.vision_config is None else self.vision_config
         text = {"model_type": "qwen3"} if self.text_config is None else self.text_config
-        self.vision_config = _sub_config(vision, "vision tower")
+        tower = _sub_config(vision, "vision tower")
+        self.vision_config = getattr(tower, "vision_config", tower)  # of a contrastive pair the vision half
         self.text_config = _sub_config(text, "language model")
         # The head belongs to this model, and we say whether it is tied; the default is the language model's word.
         self.tie_word_embeddings = bool(self.tie_word_embeddings or self.text_config.tie_word_embeddings)
