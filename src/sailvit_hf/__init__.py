@@ -12,6 +12,7 @@ _MODULES = {
     "modeling.configuration_sailvit": ["SAILViTConfig", "SAILViTVLMConfig"],
     "modeling.modeling_sailvit": ["SAILViTBackbone", "SAILViTForImageClassification", "SAILViTModel"],
     "modeling.modeling_sailvit_vlm": ["SAILViTForConditionalGeneration", "SAILViTVLMModel"],
+    "modeling.vision_towers": ["layer_groups", "patch_features"],
     "processing.image_processing_pil_sailvit": ["SAILViTImageProcessorPil"],
     "processing.processing_sailvit": ["SAILViTProcessor"],
     "refinement.arguments": ["RefinementArguments"],
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from .modeling.configuration_sailvit import SAILViTConfig, SAILViTVLMConfig
     from .modeling.modeling_sailvit import SAILViTBackbone, SAILViTForImageClassification, SAILViTModel
     from .modeling.modeling_sailvit_vlm import SAILViTForConditionalGeneration, SAILViTVLMModel
+    from .modeling.vision_towers import layer_groups, patch_features
     from .processing.image_processing_pil_sailvit import SAILViTImageProcessorPil
     from .processing.processing_sailvit import SAILViTProcessor
     from .refinement.arguments import RefinementArguments

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
 
 
 class WordTokenizer:
@@ -96,16 +96,28 @@ def tiny_language_model(vocab_size, seed=0):
     return model
 
 
-class PixelTower(torch.nn.Module):
-    """A vision tower whose patch features are the mean colours of the patches, (B, G * G, 3)."""
+class PixelConfig(PreTrainedConfig):
+    model_type = "pixels"
 
-    def __init__(self, patch=8):
-        super().__init__()
-        self.patch = patch
+    patch_size: int = 8
+    image_size: int = 16
+    hidden_size: int = 3
+    num_hidden_layers: int = 1
+
+
+class PixelTower(PreTrainedModel):
+    """A vision tower whose patch features are the mean colours of the patches, (B, rows * columns, 3)."""
+
+    config_class = PixelConfig
+
+    def __init__(self, config=None, **values):
+        super().__init__(config or PixelConfig(**values))
         self.scale = torch.nn.Parameter(torch.ones(()))
+        self.layers = torch.nn.ModuleList([torch.nn.Identity() for _ in range(self.config.num_hidden_layers)])
+        self.post_init()
 
-    def forward(self, pixel_values):
-        means = torch.nn.functional.avg_pool2d(pixel_values, self.patch) * self.scale
+    def forward(self, pixel_values, **kwargs):
+        means = torch.nn.functional.avg_pool2d(pixel_values, self.config.patch_size) * self.scale
         return SimpleNamespace(last_hidden_state=means.flatten(2).transpose(1, 2))
 
 

@@ -46,7 +46,7 @@ def test_recorded_samples_and_answers(tmp_path):
 
 def test_feature_maps_have_a_pixel_a_patch(tmp_path):
     pictures = np.random.default_rng(0).integers(0, 255, (8, 16, 16, 3), dtype=np.uint8)
-    record_feature_maps(tmp_path, "start", PixelTower(patch=4), pixel_processor, pictures, shown=2)
+    record_feature_maps(tmp_path, "start", PixelTower(patch_size=4), pixel_processor, pictures, shown=2)
     names = sorted(path.name for path in (tmp_path / "features").iterdir())
     assert names == ["input-00.png", "input-01.png", "start-00.png", "start-01.png", "start.json"]
     assert Image.open(tmp_path / "features/start-01.png").size == (4, 4)

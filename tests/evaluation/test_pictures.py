@@ -49,7 +49,7 @@ def test_the_first_colour_rises_with_brightness(sign):
 def test_patch_brightness():
     picture = np.zeros((1, 4, 4, 3), np.uint8)
     picture[0, :2, 2:] = (30, 60, 90)
-    assert patch_brightness(picture, 2).tolist() == [[[0.0, 60.0], [0.0, 0.0]]]
+    assert patch_brightness(picture, 2, 2).tolist() == [[[0.0, 60.0], [0.0, 0.0]]]
 
 
 def test_png_round_trip():

@@ -9,7 +9,6 @@ from sailvit_hf.evaluation.probing import (
     cell_features,
     knn_accuracy,
     linear_accuracy,
-    patch_features,
     picture_features,
     probe_backbone,
 )
@@ -25,14 +24,15 @@ def test_cell_features_take_the_right_quarter():
 
 def test_tokens_in_front_of_the_patches_are_dropped():
     class WithClassToken(PixelTower):
-        def forward(self, pixel_values):
+        def forward(self, pixel_values, **kwargs):
             output = super().forward(pixel_values)
             first = torch.full_like(output.last_hidden_state[:, :1], 9.0)
             output.last_hidden_state = torch.cat([first, output.last_hidden_state], dim=1)
             return output
 
-    pixels = torch.rand(2, 3, 16, 16)
-    assert torch.equal(patch_features(WithClassToken(), pixels), patch_features(PixelTower(), pixels))
+    pictures = np.random.default_rng(0).integers(0, 255, (2, 16, 24, 3), dtype=np.uint8)
+    one, other = (picture_features(tower(), pixel_processor, pictures) for tower in (WithClassToken, PixelTower))
+    assert one.shape == (2, 2, 3, 3) and torch.equal(one, other)
 
 
 def test_picture_features_do_not_depend_on_the_batch():

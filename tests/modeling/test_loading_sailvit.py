@@ -174,3 +174,21 @@ def test_leniency_is_transformers_own(tmp_path: Path) -> None:
     SAILViTModel.from_pretrained(tmp_path, ignore_mismatched_sizes=True)
     del state_dict[QKV]
     SAILViTModel.from_pretrained(None, config=model.config, state_dict=state_dict)
+
+
+def test_an_adapter_on_a_damaged_model_is_refused(tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    encoder(tmp_path / "base")
+    model = SAILViTModel.from_pretrained(tmp_path / "base")
+    model.add_adapter(LoraConfig(target_modules=["qkv"], r=2, base_model_name_or_path=str(tmp_path / "base")))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    pixel_values = torch.randn(1, 3, 64, 64)
+    model.save_pretrained(tmp_path / "adapter")
+    again = SAILViTModel.from_pretrained(tmp_path / "adapter")
+    assert torch.equal(again(pixel_values).last_hidden_state, model(pixel_values).last_hidden_state)
+    spoil(tmp_path / "base", remove(QKV))
+    with pytest.raises(IncompleteCheckpointError, match=f"base holds no whole SAILViTModel .missing: {QKV}"):
+        SAILViTModel.from_pretrained(tmp_path / "adapter")

@@ -180,3 +180,22 @@ def test_the_published_tokenizer_needs_no_new_token(reference_folder: Path) -> N
     batch = processor.encode_conversations([chat], [[Image.new("RGB", (30, 50), "red")]])
     assert int((batch["input_ids"] == 151671).sum()) == 256
     assert learnt(processor, batch, 0) == "Hello, world!<|im_end|>"
+
+
+@pytest.mark.parametrize(("size", "tokens"), [((64, 64), 16), ((56, 64), 16), ((60, 41), 12), ((8, 8), 1)])
+def test_a_token_for_each_square_of_patches_whole_or_not(size, tokens):
+    """Odd grids are filled up by the connector; what is less than a patch is not seen."""
+    images = SAILViTImageProcessorPil(size=dict(zip(("height", "width"), size, strict=True)))
+    processor = SAILViTProcessor.from_parts(images, DemoWorld().tokenizer(), patch_size=8)
+    batch = processor(text=["<IMG_CONTEXT>"], images=[np.zeros((30, 40, 3), np.uint8)], return_tensors="pt")
+    assert batch["pixel_values"].shape[-2:] == size
+    assert (batch["input_ids"] == processor.image_token_id).sum() == tokens
+
+
+def test_an_image_processor_that_cuts_pictures_itself_is_refused():
+    from transformers import Siglip2ImageProcessorPil
+
+    images = Siglip2ImageProcessorPil(patch_size=8, max_num_patches=64)
+    processor = SAILViTProcessor.from_parts(images, DemoWorld().tokenizer(), patch_size=8)
+    with pytest.raises(ValueError, match="Siglip2ImageProcessorPil gives an array of shape .64, 192. for a picture"):
+        processor(text=["<IMG_CONTEXT>"], images=[np.zeros((30, 40, 3), np.uint8)])

@@ -55,3 +55,18 @@ def test_command_line(tmp_path):
     assert (args.learning_rate, args.clip_per_module, args.max_length) == (2e-4, True, 512)
     assert args.vision_tower_learning_rate is None
     assert "Peak learning rate of the connector" in parser.format_help()
+
+
+@pytest.mark.parametrize(
+    ("options", "stage", "message"),
+    [
+        ({"freeze_vision_layers": 2}, "coarse", "freeze_vision_layers is set, but stage 'coarse' does not train the"),
+        ({"vision_tower_layer_decay": 0.9}, "coarse", "vision_tower_layer_decay is set, but stage 'coarse'"),
+        ({"freeze_vision_layers": -1}, "fine", "freeze_vision_layers is -1: give 0 or more"),
+        ({"vision_tower_layer_decay": 0.0}, "fine", "vision_tower_layer_decay is 0.0: give a number above 0"),
+        ({"vision_tower_layer_decay": 2.0}, "fine", "vision_tower_layer_decay is 2.0: give a number above 0"),
+    ],
+)
+def test_layers_that_cannot_be_frozen_or_decayed(options, stage, message, tmp_path):
+    with pytest.raises(SailvitError, match=message):
+        arguments(tmp_path, **options).module_learning_rates(STAGES[stage])

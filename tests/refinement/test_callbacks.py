@@ -35,6 +35,16 @@ def test_output_without_a_terminal(tmp_path, capsys):
     assert len(progress) == 10 and " 20/20 " in progress[-1]
 
 
+def test_the_table_shows_the_span_of_a_layer_decay(tmp_path, capsys):
+    arguments = {"vision_tower_layer_decay": 0.5, "freeze_vision_layers": 1, "max_steps": 1, "disable_tqdm": False}
+    tiny_trainer(tmp_path, stage="fine", **arguments).train()
+    text = capsys.readouterr().err
+    # two blocks and the final norm train, each block at half the rate of what is above it
+    assert re.search(r"vision_tower +[\d,]+ +[\d,]+ +2\.5e-03 to 1\.0e-02 +float32", text)
+    assert re.search(r"multi_modal_projector +[\d,]+ +[\d,]+ +1\.0e-02 +float32", text)
+    assert max(map(len, text.splitlines())) <= 100
+
+
 def test_nothing_is_printed_when_progress_is_off(tmp_path, capsys):
     tiny_trainer(tmp_path, disable_tqdm=True).train()
     assert capsys.readouterr() == ("", "")

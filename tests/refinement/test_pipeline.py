@@ -199,7 +199,7 @@ def test_another_seed_gives_other_weights(tiny_run, tiny_recipe, tmp_path):
 def test_probes_follow_the_tower_and_precision_the_stage(tiny_recipe, tmp_path, monkeypatch):
     from sailvit_hf.evaluation import probing
 
-    monkeypatch.setattr(probing, "probe_backbone", lambda tower, image_processor, world: {"scene_knn_seen": 0.5})
+    monkeypatch.setattr(probing, "probe_backbone", lambda *parts, **options: {"scene_knn_seen": 0.5})
     stages = {key: tiny_recipe(tmp_path)["stages"][key] for key in ("coarse", "fine")}
     stages["fine"]["arguments"]["bf16"] = True  # stages of different precision, in one process
     evaluation = {"samples": 4, "probes": True}

@@ -7,6 +7,7 @@ import pytest
 from torch import nn
 
 from sailvit_hf.errors import SailvitError
+from sailvit_hf.modeling.vision_towers import layer_groups
 from sailvit_hf.refinement import DIRECT, MODULES, STAGES, RefinementStage, get_stage, module_of
 
 from .tiny import tiny_model
@@ -79,3 +80,34 @@ def test_a_model_without_a_trained_module_is_an_error():
     model = nn.ModuleDict({"language_model": nn.Linear(2, 2)})
     with pytest.raises(SailvitError, match="multi_modal_projector.*no parameter"):
         STAGES["coarse"].apply(model)
+
+
+@pytest.mark.parametrize("tower", ["sailvit", "clip"])
+def test_what_the_features_do_not_depend_on_stays_frozen(tower):
+    model = tiny_model(tower=tower, layers=3, vision_feature_layer=-2)
+    STAGES["fine"].apply(model)
+    frozen = {name for name, p in model.model.vision_tower.named_parameters() if not p.requires_grad}
+    groups = {group.name: set(group.parameter_names) for group in layer_groups(model.model.vision_tower)}
+    assert frozen == groups["layer_2"] | groups["head"]
+    STAGES["coarse"].apply(model)
+    assert not any(p.requires_grad for p in model.model.vision_tower.parameters())
+
+
+def test_clip_trains_without_the_norm_that_only_its_class_token_goes_through():
+    model = tiny_model(tower="clip")
+    STAGES["world"].apply(model)
+    frozen = {name for name, p in model.model.vision_tower.named_parameters() if not p.requires_grad}
+    assert frozen == {"post_layernorm.weight", "post_layernorm.bias"}
+
+
+def test_the_first_groups_of_the_tower_can_stay_frozen():
+    model = tiny_model(layers=3)
+    groups = layer_groups(model.model.vision_tower)
+    for count in range(5):
+        STAGES["world"].apply(model, freeze_vision_layers=count)
+        expected = {name for group in groups[count:] for name in group.parameter_names}
+        assert {name for name, p in model.model.vision_tower.named_parameters() if p.requires_grad} == expected
+        assert all(p.requires_grad for p in model.model.language_model.parameters())
+    with pytest.raises(SailvitError, match="freeze_vision_layers 5 leaves nothing .* it has 5 groups .*; freeze"):
+        STAGES["world"].apply(model, freeze_vision_layers=5)
+    STAGES["coarse"].apply(model, freeze_vision_layers=0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from sailvit_hf import SAILViTConfig, SAILViTForConditionalGeneration, SAILViTModel
 from sailvit_hf.refinement import RefinementArguments, RefinementTrainer
@@ -17,19 +17,20 @@ from sailvit_hf.refinement import RefinementArguments, RefinementTrainer
 IMAGE_TOKEN, VOCABULARY, LENGTH = 3, 24, 12
 
 
-def tiny_model(seed=0, dropout=0.0, tied=True):
+def tiny_model(seed=0, dropout=0.0, tied=True, tower="sailvit", layers=2, **config):
     torch.manual_seed(seed)
-    tower = SAILViTModel(
-        SAILViTConfig(
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=16,
-            patch_size=4,
-            projection_dropout=dropout,
-        )
-    )
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "image_size": 16,
+        "patch_size": 4,
+    }
+    if tower == "sailvit":
+        tower = SAILViTModel(SAILViTConfig(**sizes, projection_dropout=dropout))
+    else:
+        tower = CLIPVisionModel(CLIPVisionConfig(**sizes, attention_dropout=dropout))
     decoder = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY,
@@ -47,7 +48,7 @@ def tiny_model(seed=0, dropout=0.0, tied=True):
             eos_token_id=2,
         )
     )
-    return SAILViTForConditionalGeneration.from_parts(tower, decoder, image_token_id=IMAGE_TOKEN)
+    return SAILViTForConditionalGeneration.from_parts(tower, decoder, image_token_id=IMAGE_TOKEN, **config)
 
 
 def tiny_samples(size, text_only=()):
@@ -111,11 +112,17 @@ def weights(model):
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
-def main(folder, micro_batch):
+# A tower that is not ours, used up to its last layer but one, and trained in part: nothing of it may be waited for.
+PARTIAL = {"freeze_vision_layers": 1, "vision_tower_layer_decay": 0.5, "gradient_checkpointing": True}
+
+
+def main(folder, micro_batch, tower="sailvit"):
     """Three steps of eight samples of which the second half has no picture, in the given order."""
+    partly = {} if tower == "sailvit" else {"tower": tower, "layers": 3, "vision_feature_layer": -2}
     samples = tiny_samples(24, text_only=[i for i in range(24) if i % 8 >= 4])
     trainer = tiny_trainer(
         folder,
+        model=tiny_model(**partly),
         samples=samples,
         max_steps=3,
         per_device_train_batch_size=micro_batch,
@@ -123,6 +130,7 @@ def main(folder, micro_batch):
         save_strategy="steps",
         save_steps=3,
         clip_per_module=True,
+        **(PARTIAL if partly else {}),
     )
     trainer.train()
     if trainer.is_world_process_zero():
@@ -132,4 +140,4 @@ def main(folder, micro_batch):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), int(sys.argv[2])).accelerator.end_training()  # else gloo may abort at exit
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]).accelerator.end_training()  # else gloo may abort at exit

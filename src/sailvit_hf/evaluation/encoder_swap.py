@@ -44,6 +44,7 @@ def train_fresh_connector(
     learning_rate: float,
     batch_size: int,
     seed: int = 0,
+    vision_feature_layer: int = -1,
     **arguments: Any,
 ) -> Any:
     """A new MLLM of copies of two parts, with a connector trained by the coarse stage while both parts stay frozen.
@@ -53,6 +54,7 @@ def train_fresh_connector(
         train_dataset: rows with `messages` and `images`.
         steps, learning_rate, batch_size: the budget; the same for every tower that is compared.
         seed: of the connector's initial weights and of the order of the samples.
+        vision_feature_layer: the output of the tower that the connector reads; the final one by default.
         arguments: further fields of `RefinementArguments` (a device, a precision, ...).
 
     Returns:
@@ -65,7 +67,9 @@ def train_fresh_connector(
     with isolated_seed(seed), tempfile.TemporaryDirectory(prefix="sailvit-swap-") as folder:
         tower, decoder = copy.deepcopy(vision_tower), copy.deepcopy(language_model)
         # Copying draws no random number, so the connector starts from the same weights for every tower of one width.
-        model = SAILViTForConditionalGeneration.from_parts(tower, decoder, processor.image_token_id)
+        model = SAILViTForConditionalGeneration.from_parts(
+            tower, decoder, processor.image_token_id, vision_feature_layer=vision_feature_layer
+        )
         options: dict[str, Any] = {
             "output_dir": folder,
             "max_steps": steps,
@@ -97,6 +101,7 @@ def encoder_swap(
     learning_rate: float,
     batch_size: int,
     seed: int = 0,
+    vision_feature_layer: int = -1,
     **arguments: Any,
 ) -> dict[str, float]:
     """Put a vision tower into an MLLM through a fresh connector and measure the MLLM on held-out data.
@@ -105,6 +110,15 @@ def encoder_swap(
     are returned. Neither the tower nor the language model is modified, and no random state outside is touched.
     """
     model = train_fresh_connector(
-        vision_tower, language_model, processor, train_dataset, steps, learning_rate, batch_size, seed, **arguments
+        vision_tower,
+        language_model,
+        processor,
+        train_dataset,
+        steps,
+        learning_rate,
+        batch_size,
+        seed,
+        vision_feature_layer,
+        **arguments,
     )
     return evaluate_vlm(model, processor, evaluation)

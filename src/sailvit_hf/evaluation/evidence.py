@@ -99,15 +99,15 @@ def _judge(run: Any, model: Any, processor: Any, foundations: Any, held_out: Map
     from .vlm import evaluate_vlm
 
     model = model.to("cpu")
-    tower = model.model.vision_tower
+    tower, layer = model.model.vision_tower, model.config.vision_feature_layer
     results = {"own": evaluate_vlm(model, processor, held_out)}
-    results["probes"] = probe_backbone(tower, processor.image_processor, run.world)
+    results["probes"] = probe_backbone(tower, processor.image_processor, run.world, layer=layer)
     pictured = {key: data for key, data in held_out.items() if key != "text"}  # a frozen LM answers text as ever
     for name in ("language_model", "second_language_model"):
         language_model, tokenizer = load_language_model(getattr(foundations, name))
-        swapped = make_processor(processor.image_processor, tokenizer, language_model, tower.config.patch_size)
+        swapped = make_processor(processor.image_processor, tokenizer, language_model, tower.config)
         key = "swap_original" if name == "language_model" else "swap_second"
-        results[key] = run.swap(tower, language_model, swapped, pictured)
+        results[key] = run.swap(tower, language_model, swapped, pictured, vision_feature_layer=layer)
     return results
 
 

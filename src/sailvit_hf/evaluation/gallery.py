@@ -88,16 +88,19 @@ def record_feature_maps(
     image_processor: Any,
     pictures: np.ndarray,
     shown: int = 6,
+    layer: int = -1,
 ) -> None:
     """Write the first `shown` pictures and this state's feature maps of them.
 
     Args:
+        vision_tower, layer: as in `picture_features`.
         pictures: (n, H, W, 3) uint8; the colours are fitted on all of them, so give a few dozen or more.
     """
     folder = Path(run_dir) / FEATURES
     folder.mkdir(parents=True, exist_ok=True)
-    features = picture_features(vision_tower, image_processor, pictures)
-    colours = fit_pca_colours(features, patch_brightness(pictures, features.shape[1]))
+    features = picture_features(vision_tower, image_processor, pictures, layer=layer)
+    rows, columns = features.shape[1:3]
+    colours = fit_pca_colours(features, patch_brightness(pictures, rows, columns))
     for i, picture in enumerate(colours(features[:shown])):
         (folder / f"{state}-{i:02d}.png").write_bytes(png_bytes(picture))
         (folder / f"input-{i:02d}.png").write_bytes(png_bytes(pictures[i]))

@@ -33,7 +33,8 @@ class PCAColours:
     explained: float
 
     def __call__(self, features: torch.Tensor) -> np.ndarray:
-        """Colours (n, G, G, 3) uint8 of patch features (n, G, G, h): the components become red, green, blue."""
+        """Colours (n, rows, columns, 3) uint8 of patch features (n, rows, columns, h), a component each for red, green
+        and blue."""
         scaled = ((features - self.mean) @ self.directions - self.low) / (self.high - self.low).clamp_min(1e-12)
         return (scaled.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
@@ -42,9 +43,9 @@ def fit_pca_colours(features: torch.Tensor, brightness: torch.Tensor) -> PCAColo
     """Fit the colours of one model on patches of many pictures; every model gets its own basis by the same protocol.
 
     Args:
-        features: (n, G, G, h) float.
-        brightness: mean brightness (n, G, G) of the same patches. A principal direction has no sign of its own; it is
-            turned so that it rises with the brightness, which means the same in every model.
+        features: (n, rows, columns, h) float.
+        brightness: mean brightness (n, rows, columns) of the same patches. A principal direction has no sign of its
+            own; it is turned so that it rises with the brightness, which means the same in every model.
 
     The range of each component is cut at its 2nd and 98th percentile.
     """
@@ -63,10 +64,10 @@ def fit_pca_colours(features: torch.Tensor, brightness: torch.Tensor) -> PCAColo
     return PCAColours(mean.float(), basis.float(), low.float(), high.float(), explained)
 
 
-def patch_brightness(pictures: np.ndarray, grid: int) -> torch.Tensor:
-    """Mean brightness (n, grid, grid) of the patches of pictures (n, H, W, 3) uint8."""
+def patch_brightness(pictures: np.ndarray, rows: int, columns: int) -> torch.Tensor:
+    """Mean brightness (n, rows, columns) of the patches of pictures (n, H, W, 3) uint8."""
     light = torch.from_numpy(pictures).float().mean(dim=-1)
-    return torch.nn.functional.adaptive_avg_pool2d(light[:, None], grid)[:, 0]
+    return torch.nn.functional.adaptive_avg_pool2d(light[:, None], (rows, columns))[:, 0]
 
 
 def png_bytes(picture: np.ndarray) -> bytes:

@@ -7,42 +7,42 @@ probes: the nearest neighbour by cosine, which trains nothing, and a linear clas
 training and unseen ones.
 """
 
-import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ..modeling.vision_towers import patch_features
 from .vlm import evaluation_mode
 
 GROUPS = ("seen", "unseen")
 
 
-def patch_features(vision_tower: torch.nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Final patch features (B, G, G, h) of pixel values (B, C, H, W); leading class tokens are dropped."""
-    hidden = vision_tower(pixel_values=pixel_values).last_hidden_state
-    grid = math.isqrt(hidden.shape[1])
-    return hidden[:, -grid * grid :].unflatten(1, (grid, grid))
-
-
 def picture_features(
-    vision_tower: torch.nn.Module, image_processor: Any, pictures: np.ndarray, batch_size: int = 128
+    vision_tower: torch.nn.Module, image_processor: Any, pictures: np.ndarray, batch_size: int = 128, layer: int = -1
 ) -> torch.Tensor:
-    """Patch features (n, G, G, h), float32 on the CPU, of pictures (n, H, W, 3) uint8."""
+    """Patch features (n, rows, columns, h), float32 on the CPU, of pictures (n, H, W, 3) uint8.
+
+    Args:
+        vision_tower: any vision transformer of transformers; class tokens and registers are left out.
+        layer: which of its outputs; -1 is the final one, see `vision_feature_layer`.
+    """
     device = next(vision_tower.parameters()).device
     features = []
     with evaluation_mode(vision_tower):
         for start in range(0, len(pictures), batch_size):
             batch = image_processor(images=list(pictures[start : start + batch_size]), return_tensors="pt")
-            features.append(patch_features(vision_tower, batch["pixel_values"].to(device)).float().cpu())
+            patches, grid = patch_features(vision_tower, batch["pixel_values"].to(device), layer)
+            features.append(patches.unflatten(1, grid).float().cpu())
     return torch.cat(features)
 
 
 def cell_features(features: torch.Tensor, cells: np.ndarray) -> torch.Tensor:
     """Mean patch feature (n, h) of one cell of a 2x2 layout; `cells` (n,) holds 0 to 3 in reading order."""
-    half = features.shape[1] // 2
-    quarters = features[:, : 2 * half, : 2 * half].unflatten(2, (2, half)).unflatten(1, (2, half)).mean(dim=(2, 4))
+    rows, columns = features.shape[1] // 2, features.shape[2] // 2
+    halves = features[:, : 2 * rows, : 2 * columns].unflatten(2, (2, columns)).unflatten(1, (2, rows))
+    quarters = halves.mean(dim=(2, 4))
     return quarters.flatten(1, 2)[torch.arange(len(cells)), torch.as_tensor(cells, dtype=torch.long)]
 
 
@@ -119,11 +119,12 @@ def probe_backbone(
     per_drawing: int = 16,
     queries_per_drawing: int = 6,
     neighbours: int = 1,
+    layer: int = -1,
 ) -> dict[str, float]:
     """Probe a vision tower on the drawings of the demo world.
 
     Args:
-        vision_tower: any vision model with `last_hidden_state` (B, N, h) of row-major patches.
+        vision_tower, layer: as in `picture_features`.
         world: a `DemoWorld`; bank and query pictures never coincide.
         per_drawing, queries_per_drawing: pictures per drawing in the bank (on which the probe is fitted) and to
             judge it.
@@ -140,10 +141,10 @@ def probe_backbone(
             # Scenes of two splits: no scene is in the bank and among the queries.
             split = ("validation", "test")[part]
             pictures, cells, labels = world.cell_pictures(group, count * drawings, part_seed, split=split)
-            features = picture_features(vision_tower, image_processor, pictures)
+            features = picture_features(vision_tower, image_processor, pictures, layer=layer)
             scene.append((cell_features(features, cells), list(labels)))
             pictures, labels = world.drawing_pictures(group, count, part_seed)
-            features = picture_features(vision_tower, image_processor, pictures)
+            features = picture_features(vision_tower, image_processor, pictures, layer=layer)
             pooled.append((features.mean(dim=(1, 2)), list(labels)))
         results |= _both_probes("scene", group, scene[0], scene[1], neighbours)
         results |= _both_probes("pooled", group, pooled[0], pooled[1], neighbours)

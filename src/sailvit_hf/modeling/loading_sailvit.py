@@ -35,6 +35,17 @@ class StrictPreTrainedModel(PreTrainedModel):
         # Misshapen tensors are let through so that they can be named below.
         kwargs = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
         model, info = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        if getattr(model, "_hf_peft_config_loaded", False):
+            # What came back tells of the adapter; the model below it is looked at once more, without its values.
+            below = next(iter(model.peft_config.values()))
+            kwargs = {**kwargs, "revision": below.revision, "device_map": "meta"}
+            pretrained_model_name_or_path = below.base_model_name_or_path
+            _, info = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        cls._refuse_gaps(model, info, pretrained_model_name_or_path)
+        return model
+
+    @classmethod
+    def _refuse_gaps(cls, model: PreTrainedModel, info: dict[str, Any], source: Any) -> None:
         missing = set(info["missing_keys"])
         for head in cls._heads:
             tensors = {name for name in model.state_dict() if name.startswith(f"{head}.")}
@@ -47,14 +58,16 @@ class StrictPreTrainedModel(PreTrainedModel):
             found = {"missing": missing, "misshapen": misshapen, "not expected": info["unexpected_keys"]}
             listed = "; ".join(f"{what}: {_named(names)}" for what, names in found.items() if names)
             raise IncompleteCheckpointError(
-                f"{pretrained_model_name_or_path} holds no whole {cls.__name__} ({listed}); bring another layout into "
-                "this one with `sailvit convert`, or accept random weights there with ignore_mismatched_sizes=True."
+                f"{source} holds no whole {cls.__name__} ({listed}); bring another layout into this one with "
+                "`sailvit convert`, or accept random weights there with ignore_mismatched_sizes=True."
             )
-        return model
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Save the model; whatever class it is, `config.json` names all Auto classes that can read it."""
         self.config.auto_map = dict(self._auto_classes)
+        # The file has the model's own names. transformers would write older names for some towers (DINOv2, ViT, ...),
+        # which the Trainer, when it resumes, takes for missing tensors, with a warning only.
+        kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, **kwargs)
 
 

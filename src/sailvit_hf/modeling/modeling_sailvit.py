@@ -15,6 +15,8 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
 
 from .configuration_sailvit import SAILViTConfig
 from .loading_sailvit import StrictPreTrainedModel
@@ -543,7 +545,7 @@ class SAILViTForImageClassification(SAILViTPreTrainedModel):
         labels: torch.LongTensor | None = None,
         patch_attention_mask: torch.Tensor | None = None,
         return_dict: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> ImageClassifierOutput | tuple:
         r"""
         Classify pictures.

@@ -10,15 +10,13 @@ from transformers import AutoModel, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, torch_compilable_check
 
 from .configuration_sailvit import SAILViTConfig, SAILViTVLMConfig
+from .loading_sailvit import StrictPreTrainedModel
 from .modeling_sailvit import SAILViTModel
-
-AUTO_MAP = {
-    "AutoConfig": "configuration_sailvit.SAILViTVLMConfig",
-    "AutoModel": "modeling_sailvit_vlm.SAILViTVLMModel",
-    "AutoModelForImageTextToText": "modeling_sailvit_vlm.SAILViTForConditionalGeneration",
-}
+from .vision_towers import layers_run, native_size, only_patches, patch_grid, run_tower, tower_facts, vision_half
 
 
 @dataclass
@@ -47,22 +45,21 @@ class SAILViTCausalLMOutput(ModelOutput):
 def pixel_shuffle(features: torch.Tensor, rows: int, columns: int, merge_size: int) -> torch.Tensor:
     """Merge squares of patches into channels, in InternVL's "v2" order.
 
+    A grid that is not made of whole squares is filled up with zeros at the right and the bottom (ours).
+
     Args:
         features (`torch.Tensor` of shape `(B, rows * columns, h)`): Patch features, row-major.
 
     Returns:
-        `torch.Tensor` of shape `(B, rows * columns / merge_size**2, merge_size**2 * h)`, row-major; the channels of a
-        token are its patches' one after the other, row-major too.
-
-    Raises:
-        ValueError: if the grid is not made of whole squares.
+        `torch.Tensor` of shape `(B, ceil(rows / merge_size) * ceil(columns / merge_size), merge_size**2 * h)`,
+        row-major; the channels of a token are its patches' one after the other, row-major too.
     """
-    if rows % merge_size or columns % merge_size:
-        raise ValueError(
-            f"A grid of {rows}x{columns} patches cannot be merged {merge_size}x{merge_size}; "
-            f"use pictures whose sides are multiples of {merge_size} patches."
-        )
     batch, _, width = features.shape
+    if rows % merge_size or columns % merge_size:
+        more_rows, more_columns = -rows % merge_size, -columns % merge_size
+        grid = features.view(batch, rows, columns, width)
+        features = nn.functional.pad(grid, (0, 0, 0, more_columns, 0, more_rows))
+        rows, columns = rows + more_rows, columns + more_columns
     squares = features.view(batch, rows // merge_size, merge_size, columns // merge_size, merge_size, width)
     return squares.permute(0, 1, 3, 2, 4, 5).reshape(batch, -1, merge_size**2 * width)
 
@@ -83,7 +80,7 @@ class SAILViTMultiModalProjector(nn.Module):
         return self.linear_2(self.act(self.linear_1(self.norm(features))))
 
 
-class SAILViTVLMPreTrainedModel(PreTrainedModel):
+class SAILViTVLMPreTrainedModel(StrictPreTrainedModel):
     """What the vision-language models share."""
 
     config: SAILViTVLMConfig
@@ -97,6 +94,11 @@ class SAILViTVLMPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    _auto_classes = {
+        "AutoConfig": "configuration_sailvit.SAILViTVLMConfig",
+        "AutoModel": "modeling_sailvit_vlm.SAILViTVLMModel",
+        "AutoModelForImageTextToText": "modeling_sailvit_vlm.SAILViTForConditionalGeneration",
+    }
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -110,11 +112,6 @@ class SAILViTVLMPreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
             init.zeros_(module.bias)
 
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
-        """Save the model; whatever class it is, `config.json` names all Auto classes that can read it."""
-        self.config.auto_map = dict(AUTO_MAP)
-        super().save_pretrained(save_directory, **kwargs)
-
 
 class SAILViTVLMModel(SAILViTVLMPreTrainedModel):
     """Vision tower, connector and language model, without a language modeling head."""
@@ -127,6 +124,8 @@ class SAILViTVLMModel(SAILViTVLMPreTrainedModel):
             self.vision_tower = SAILViTModel(config.vision_config)
         else:
             self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.vision_facts = tower_facts(self.vision_tower)
+        layers_run(config.vision_config, config.vision_feature_layer)
         self.multi_modal_projector = SAILViTMultiModalProjector(config)
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
@@ -137,36 +136,40 @@ class SAILViTVLMModel(SAILViTVLMPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
 
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+    def get_image_features(
+        self, pixel_values: torch.Tensor, return_dict: bool | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling | tuple:
         r"""
         Encode pictures and project them into the language model's space.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(images, C, H, W)`): Pictures or tiles of the whole batch.
+            kwargs: What the tower is to return besides, such as `output_hidden_states` and `output_attentions`.
 
         Returns:
-            The tower's output, whose `pooler_output` is `(images, tokens, d)`: `tokens` per picture, of the
-            language model's width `d`.
+            The tower's output up to `config.vision_feature_layer`, whose `pooler_output` is `(images, tokens, d)`:
+            `tokens` per picture, of the language model's width `d`.
+
+        Raises:
+            ValueError: if the tower does not read pictures of this size.
         """
         # A wholly frozen tower builds no graph: its activations would be kept for nothing.
         tower_learns = any(parameter.requires_grad for parameter in self.vision_tower.parameters())
-        layer = self.config.vision_feature_layer
+        layer, facts = self.config.vision_feature_layer, self.vision_facts
         with torch.set_grad_enabled(torch.is_grad_enabled() and tower_learns):
-            outputs = self.vision_tower(pixel_values, output_hidden_states=layer != -1, return_dict=True)
-        features = outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
-
-        patch_size = self.config.vision_config.patch_size
-        rows, columns = pixel_values.shape[-2] // patch_size, pixel_values.shape[-1] // patch_size
-        # Class tokens and registers stand before the patches in every tower that has them.
-        patches = features[:, features.shape[1] - rows * columns :]
+            outputs = run_tower(self.vision_tower, pixel_values, layer, facts, **kwargs)
+        rows, columns = patch_grid(self.config.vision_config, pixel_values)
+        patches = only_patches(outputs.last_hidden_state, rows, columns, facts)
         merged = pixel_shuffle(patches, rows, columns, self.config.merge_size)
         projected = self.multi_modal_projector(merged.to(self.multi_modal_projector.linear_1.weight.dtype))
-        return BaseModelOutputWithPooling(
+        result = BaseModelOutputWithPooling(
             last_hidden_state=outputs.last_hidden_state,
             pooler_output=projected,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return result if return_dict else result.to_tuple()
 
     def get_placeholder_mask(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, image_features: torch.Tensor
@@ -178,8 +181,10 @@ class SAILViTVLMModel(SAILViTVLMPreTrainedModel):
         else:
             mask = input_ids == self.config.image_token_id
         tokens, features = mask.sum(), image_features.shape[:-1].numel()
-        if tokens != features:
-            raise ValueError(f"Image features and image tokens do not match, tokens: {tokens}, features: {features}")
+        torch_compilable_check(
+            tokens == features,
+            lambda: f"Image features and image tokens do not match, tokens: {tokens}, features: {features}",
+        )
         return mask.unsqueeze(-1).expand_as(inputs_embeds)
 
     def _silent_image_features(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
@@ -188,10 +193,9 @@ class SAILViTVLMModel(SAILViTVLMPreTrainedModel):
         With it a batch without pictures uses the same parameters as every other one: data-parallel and sharded
         training would otherwise wait for gradients or parameter gathers that never come.
         """
-        size = self.config.vision_config.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        blank = inputs_embeds.new_zeros(1, self.config.vision_config.num_channels, height, width)
-        return self.get_image_features(blank).pooler_output.sum() * 0.0
+        config = self.config.vision_config
+        blank = inputs_embeds.new_zeros(1, config.num_channels, *native_size(config))
+        return self.get_image_features(blank, return_dict=True).pooler_output.sum() * 0.0
 
     def forward(
         self,
@@ -201,8 +205,9 @@ class SAILViTVLMModel(SAILViTVLMPreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         past_key_values: Any = None,
         inputs_embeds: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, Any] | None = None,
         return_dict: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SAILViTVLMModelOutput | tuple:
         r"""
         Run the model up to the last hidden state.
@@ -210,6 +215,8 @@ class SAILViTVLMModel(SAILViTVLMPreTrainedModel):
         Args:
             input_ids (`torch.LongTensor` of shape `(B, L)`): Tokens; pictures are runs of `config.image_token_id`.
             pixel_values (`torch.Tensor` of shape `(images, C, H, W)`, *optional*): All pictures, in reading order.
+            mm_encoder_outputs (`dict`, *optional*): The output of `get_image_features` as `"image"`, instead of
+                `pixel_values`: `generate` encodes pictures once, and repeats them chat by chat for its beams.
 
         Raises:
             ValueError: if neither or both of `input_ids` and `inputs_embeds` are given, or the number of placeholders
@@ -220,9 +227,11 @@ class SAILViTVLMModel(SAILViTVLMPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
 
-        image_features = None
-        if pixel_values is not None:
-            image_features = self.get_image_features(pixel_values).pooler_output.to(inputs_embeds)
+        image_features, encoded = None, (mm_encoder_outputs or {}).get("image")
+        if encoded is None and pixel_values is not None:
+            encoded = self.get_image_features(pixel_values, return_dict=True)
+        if encoded is not None:
+            image_features = encoded.pooler_output.to(inputs_embeds)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, image_features)
             inputs_embeds = inputs_embeds.masked_scatter(mask, image_features)
         elif self.training and torch.is_grad_enabled() and past_key_values is None:
@@ -251,6 +260,8 @@ class SAILViTVLMModel(SAILViTVLMPreTrainedModel):
 class SAILViTForConditionalGeneration(SAILViTVLMPreTrainedModel, GenerationMixin):
     """The vision-language model with its language modeling head: what the three stages train."""
 
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
     def __init__(self, config: SAILViTVLMConfig) -> None:
         super().__init__(config)
         self.model = SAILViTVLMModel(config)
@@ -278,14 +289,16 @@ class SAILViTForConditionalGeneration(SAILViTVLMPreTrainedModel, GenerationMixin
         """Join two pre-trained models by a fresh connector (the start of the coarse stage).
 
         Args:
-            vision_tower ([`~transformers.PreTrainedModel`]): Any vision model that `AutoModel` knows.
+            vision_tower ([`~transformers.PreTrainedModel`]): Any vision transformer that `AutoModel` knows; of a
+                contrastive pair (CLIP, SigLIP) its vision half.
             language_model ([`~transformers.PreTrainedModel`]): Any causal language model of transformers. Both are
                 shared, not copied.
             image_token_id (`int`): Token that stands for a picture's tokens in the prompt.
             config_kwargs: Further fields of [`SAILViTVLMConfig`].
 
         Raises:
-            ValueError: if the language model has no head, or no embedding for `image_token_id`.
+            ValueError: if the language model has no head, or no embedding for `image_token_id`, or the vision tower
+                no patch grid.
         """
         head = language_model.get_output_embeddings()
         if head is None or getattr(head, "bias", None) is not None:
@@ -299,6 +312,7 @@ class SAILViTForConditionalGeneration(SAILViTVLMPreTrainedModel, GenerationMixin
                 f"image_token_id is {image_token_id}, but the language model has {rows} embeddings; call its "
                 "resize_token_embeddings after adding the image tokens to the tokenizer."
             )
+        vision_tower = vision_half(vision_tower)
         config = cls.config_class(
             vision_config=vision_tower.config,
             text_config=language_model.config,
@@ -331,7 +345,7 @@ class SAILViTForConditionalGeneration(SAILViTVLMPreTrainedModel, GenerationMixin
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.lm_head = new_embeddings
 
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling | tuple:
         """See [`SAILViTVLMModel.get_image_features`]."""
         return self.model.get_image_features(pixel_values, **kwargs)
 
@@ -346,8 +360,10 @@ class SAILViTForConditionalGeneration(SAILViTVLMPreTrainedModel, GenerationMixin
         labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
+        shift_labels: torch.LongTensor | None = None,
+        mm_encoder_outputs: dict[str, Any] | None = None,
         return_dict: bool | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SAILViTCausalLMOutput | tuple:
         r"""
         Predict the next token at every position.
@@ -359,6 +375,9 @@ class SAILViTForConditionalGeneration(SAILViTVLMPreTrainedModel, GenerationMixin
             logits_to_keep (`int` or `torch.Tensor`, *optional*): How many last positions, or which, get logits.
             num_items_in_batch (`int`, *optional*): Number of learnt tokens of the whole global batch; the loss is
                 their mean, however the batch was cut into micro-batches.
+            shift_labels (`torch.LongTensor` of shape `(B, L)`, *optional*): The labels moved one place to the left
+                already, as context-parallel training gives them; then `labels` only says that a loss is wanted.
+            mm_encoder_outputs (`dict`, *optional*): See [`SAILViTVLMModel`].
 
         Returns:
             [`SAILViTCausalLMOutput`], the loss in fp32.
@@ -371,6 +390,7 @@ class SAILViTForConditionalGeneration(SAILViTVLMPreTrainedModel, GenerationMixin
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
+            mm_encoder_outputs=mm_encoder_outputs,
             return_dict=True,
             **kwargs,
         )
@@ -383,6 +403,7 @@ class SAILViTForConditionalGeneration(SAILViTVLMPreTrainedModel, GenerationMixin
                 labels=labels,
                 vocab_size=self.config.text_config.vocab_size,
                 num_items_in_batch=num_items_in_batch,
+                shift_labels=shift_labels,
             )
         result = SAILViTCausalLMOutput(
             loss=loss,

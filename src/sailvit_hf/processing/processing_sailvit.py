@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import MultiModalData, ProcessorMixin
 
 # Special tokens of SAIL-VL2's tokenizer. The template marks each assistant answer together with its stop token, so
 # that exactly these are learnt.
@@ -86,18 +86,49 @@ class SAILViTProcessor(ProcessorMixin):
         return cls(image_processor, tokenizer, patch_size=patch_size, downsample_ratio=downsample_ratio, **kwargs)
 
     def _tokens_per_image(self, height: int, width: int) -> int:
-        side = self.patch_size * round(1 / self.downsample_ratio)
-        if height % side or width % side:
-            raise ValueError(
-                f"A picture of {height}x{width} pixels is not made of whole tokens of {side} pixels; "
-                f"set the image processor's size to multiples of {side}."
-            )
-        return (height // side) * (width // side)
+        """As many as the connector yields: what is less than a patch is not seen, what is less than a token counts."""
+        merge = round(1 / self.downsample_ratio)
+        rows, columns = height // self.patch_size, width // self.patch_size
+        return -(-rows // merge) * -(-columns // merge)
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
         """The placeholder of picture `image_idx`, as often as the connector yields tokens for it."""
-        height, width = image_inputs["pixel_values"][image_idx].shape[-2:]
+        shape = image_inputs["pixel_values"][image_idx].shape
+        if len(shape) != 3:
+            raise ValueError(
+                f"{type(self.image_processor).__name__} gives an array of shape {tuple(shape)} for a picture, not "
+                "(C, H, W); use an image processor that resizes to a fixed size, such as SAILViTImageProcessorPil."
+            )
+        height, width = shape[-2:]
         return self.image_token * self._tokens_per_image(height, width)
+
+    def _get_num_multimodal_tokens(
+        self, image_sizes: list[tuple[int, int]] | None = None, **kwargs: Any
+    ) -> MultiModalData:
+        """How many placeholders pictures of these (height, width) need; serving engines plan their memory with it."""
+        if image_sizes is None:
+            return MultiModalData()
+        known = self.image_processor.valid_kwargs.__annotations__
+        kwargs = {name: value for name, value in kwargs.items() if name in known}
+        counts = {}
+        for height, width in set(map(tuple, image_sizes)):
+            # The image processor itself decides: it may be any, with any settings.
+            blank = np.zeros((height, width, 3), dtype=np.uint8)
+            rows, columns = self.image_processor(blank, **kwargs)["pixel_values"][0].shape[-2:]
+            counts[height, width] = self._tokens_per_image(rows, columns)
+        tokens = [counts[height, width] for height, width in image_sizes]
+        return MultiModalData(num_image_tokens=tokens, num_image_patches=[1] * len(tokens))
+
+    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> list[str]:
+        """Save all parts. The map of the code files is written, but does not stay on the objects that were saved."""
+        parts = (self, self.image_processor)
+        before = [dict(getattr(part, "auto_map", None) or {}) for part in parts]
+        files = super().save_pretrained(save_directory, **kwargs)
+        for part, auto_map in zip(parts, before, strict=True):
+            vars(part).pop("auto_map", None)
+            if auto_map:
+                part.auto_map = auto_map
+        return files
 
     def encode_conversations(
         self,

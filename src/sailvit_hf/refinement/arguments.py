@@ -19,6 +19,12 @@ class RefinementArguments(TrainingArguments):
         vision_tower_learning_rate (`float`, *optional*): of the vision tower; defaults to `learning_rate`.
         multi_modal_projector_learning_rate (`float`, *optional*): of the connector; defaults to `learning_rate`.
         language_model_learning_rate (`float`, *optional*): of the language model; defaults to `learning_rate`.
+        vision_tower_layer_decay (`float`, *optional*): each layer of the vision tower learns at this share of the rate
+            of the layer above it, as in BEiT; in (0, 1], defaults to one rate for all.
+
+    Parameters that control what trains:
+        freeze_vision_layers (`int`, defaults to 0): how many groups of the vision tower stay frozen, counted from
+            the input: the embeddings are the first, then comes each layer.
 
     Parameters that control the batch:
         global_batch_size (`int`, *optional*): samples per optimiser step over all devices. Sets
@@ -47,6 +53,15 @@ class RefinementArguments(TrainingArguments):
     )
     language_model_learning_rate: float | None = field(
         default=None, metadata={"help": "Peak learning rate of the language model. Defaults to learning_rate."}
+    )
+    vision_tower_layer_decay: float | None = field(
+        default=None,
+        metadata={"help": "Share of its rate that each layer of the vision tower hands down to the one below it."},
+    )
+
+    # What trains
+    freeze_vision_layers: int = field(
+        default=0, metadata={"help": "Groups of the vision tower that stay frozen: embeddings, first layer, ..."}
     )
 
     # Batch
@@ -112,6 +127,17 @@ class RefinementArguments(TrainingArguments):
         if useless:
             raise SailvitError(
                 f"{useless[0]}_learning_rate is set, but stage {stage.key!r} does not train that module: remove it"
+            )
+        for name, unset in (("vision_tower_layer_decay", None), ("freeze_vision_layers", 0)):
+            if getattr(self, name) != unset and "vision_tower" not in stage.trains:
+                raise SailvitError(
+                    f"{name} is set, but stage {stage.key!r} does not train the vision tower: remove it"
+                )
+        if self.freeze_vision_layers < 0:
+            raise SailvitError(f"freeze_vision_layers is {self.freeze_vision_layers}: give 0 or more")
+        if self.vision_tower_layer_decay is not None and not 0 < self.vision_tower_layer_decay <= 1:
+            raise SailvitError(
+                f"vision_tower_layer_decay is {self.vision_tower_layer_decay}: give a number above 0 and at most 1"
             )
         return {
             module: base if rates[module] is None else rates[module] for module in MODULES if module in stage.trains

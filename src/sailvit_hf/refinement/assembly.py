@@ -11,6 +11,8 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForCausalLM, Au
 
 from ..errors import SailvitError
 from ..modeling.modeling_sailvit_vlm import SAILViTForConditionalGeneration
+from ..modeling.vision_towers import native_size, patch_sides, tower_facts, vision_half
+from ..processing.image_processing_pil_sailvit import SAILViTImageProcessorPil
 from ..processing.processing_sailvit import SAILViTProcessor
 from .lineage import FILE_NAME, Lineage, model_card
 from .recipe import Recipe
@@ -64,13 +66,38 @@ def load_language_model(source: str | Path, revision: str | None = None, key: st
     )
 
 
-def make_processor(image_processor: Any, tokenizer: Any, language_model: Any, patch_size: int) -> Any:
-    """A processor for two parts; the language model's embeddings grow if the tokenizer had to learn special tokens."""
-    processor = SAILViTProcessor.from_parts(image_processor, tokenizer, patch_size=patch_size)
+def make_processor(image_processor: Any, tokenizer: Any, language_model: Any, vision_config: Any) -> Any:
+    """A processor for two parts; the language model's embeddings grow if the tokenizer had to learn special tokens.
+
+    Raises:
+        SailvitError: the vision tower's patches are not square.
+    """
+    height, width = patch_sides(vision_config)
+    if height != width:
+        raise SailvitError(
+            f"the vision tower has patches of {height}x{width} pixels: choose a tower with square patches"
+        )
+    processor = SAILViTProcessor.from_parts(
+        whole_pictures(image_processor, vision_config), tokenizer, patch_size=height
+    )
     rows = language_model.get_input_embeddings().num_embeddings
     if len(processor.tokenizer) > rows:
         language_model.resize_token_embeddings(len(processor.tokenizer))
     return processor
+
+
+def whole_pictures(image_processor: Any, vision_config: Any) -> Any:
+    """The image processor, or for one that cuts pictures into patches (SigLIP 2 with any aspect ratio) another that
+    resizes them to the tower's native size and scales them in the same way."""
+    if "spatial_shapes" not in getattr(image_processor, "model_input_names", ()):
+        return image_processor
+    height, width = native_size(vision_config)
+    return SAILViTImageProcessorPil(
+        size={"height": height, "width": width},
+        resample=image_processor.resample,
+        image_mean=image_processor.image_mean,
+        image_std=image_processor.image_std,
+    )
 
 
 def build_start(recipe: Recipe, foundations: Any | None) -> tuple[Any, Any, Lineage]:
@@ -102,12 +129,19 @@ def build_start(recipe: Recipe, foundations: Any | None) -> tuple[Any, Any, Line
             AutoImageProcessor.from_pretrained(tower_source, revision=start.vision_tower_revision),
         ),
     )
-    tower = getattr(tower, "vision_model", tower)  # of a contrastive pair (CLIP, SigLIP) the vision half
-    language_model, tokenizer = load_language_model(language_source, start.language_model_revision)
-    processor = make_processor(image_processor, tokenizer, language_model, tower.config.patch_size)
-    set_seed(recipe.seed)
+    tower = vision_half(tower)
     try:
-        model = SAILViTForConditionalGeneration.from_parts(tower, language_model, processor.image_token_id)
+        tower_facts(tower)
+    except ValueError as error:
+        raise SailvitError(f"start.vision_tower: {error}") from error
+    language_model, tokenizer = load_language_model(language_source, start.language_model_revision)
+    processor = make_processor(image_processor, tokenizer, language_model, tower.config)
+    set_seed(recipe.seed)
+    options = {} if start.vision_feature_layer is None else {"vision_feature_layer": start.vision_feature_layer}
+    try:
+        model = SAILViTForConditionalGeneration.from_parts(
+            tower, language_model, processor.image_token_id, **options
+        )
     except ValueError as error:
         raise SailvitError(f"start: the two parts do not fit: {error}") from error
     parents = {
@@ -140,12 +174,15 @@ def save_backbone(folder: Path, checkpoint: Path) -> None:
     model.model.vision_tower.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
     lineage = Lineage.load(checkpoint).save(folder)
-    write_text(folder / "README.md", backbone_card(lineage))
+    write_text(folder / "README.md", backbone_card(lineage, model))
 
 
-def backbone_card(lineage: Lineage) -> str:
-    """The model card of a refined vision tower."""
+def backbone_card(lineage: Lineage, model: Any) -> str:
+    """The model card of the refined vision tower of a vision-language model."""
     stages = ", ".join(record.stage for record in lineage.stages) or "none yet"
+    tower, layer = model.model.vision_tower, model.config.vision_feature_layer
+    ours = tower.config.model_type == "sailvit"
+    remote = "; without sailvit_hf installed also trust_remote_code=True" if ours else ""
     return f"""---
 library_name: transformers
 pipeline_tag: image-feature-extraction
@@ -154,19 +191,37 @@ tags: [sailvit, vision-encoder, gradual-feature-refinement]
 
 # {lineage.name}: the refined vision tower
 
-A vision transformer refined with a language model by `sailvit_hf` (stages: {stages});
+A vision transformer (`{type(tower).__name__}`) refined with a language model by `sailvit_hf` (stages: {stages});
 [SAILViT: Gradual Feature Refinement, arXiv 2507.01643](https://arxiv.org/abs/2507.01643). `{FILE_NAME}` tells the
 stages, their data and arguments.
 
 ```python
 from transformers import AutoImageProcessor, AutoModel
 
-folder = "."  # or the Hub id, then with revision="<commit>"; without sailvit_hf installed also trust_remote_code=True
+folder = "."  # or the Hub id, then with revision="<commit>"{remote}
 image_processor = AutoImageProcessor.from_pretrained(folder)
 model = AutoModel.from_pretrained(folder)
-features = model(**image_processor(image, return_tensors="pt")).last_hidden_state  # (1, patches, width), row by row
+{_use(tower, layer)}
 ```
 """
+
+
+def _use(tower: Any, layer: int) -> str:
+    """The lines of a card that turn a picture into the patch features that were refined."""
+    facts = tower_facts(tower)
+    only_patches = not facts.leading and not facts.trailing and tower.config.model_type != "siglip2_vision_model"
+    if only_patches and layer == -1:
+        return (
+            'features = model(**image_processor(image, return_tensors="pt")).last_hidden_state'
+            "  # (1, patches, width), row by row"
+        )
+    return f"""
+# Without class tokens and registers, from the layer that was refined; `layer` is its index among the hidden states.
+from sailvit_hf.modeling.vision_towers import patch_features
+
+pixel_values = image_processor(image, return_tensors="pt")["pixel_values"]
+features, (rows, columns) = patch_features(model, pixel_values, layer={layer})  # (1, patches, width), row by row
+""".strip()
 
 
 @contextmanager

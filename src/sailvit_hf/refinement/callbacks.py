@@ -56,7 +56,13 @@ class ModuleTable(TrainerCallback):
         if state.is_world_process_zero:
             console = _console()
             console.print()
-            console.print(self.table(args, state, module_summary(kwargs["model"], self.learning_rates)))
+            rows = module_summary(kwargs["model"], self.learning_rates)
+            rates: dict[str, list[float]] = {}
+            for group in kwargs["optimizer"].param_groups:
+                rates.setdefault(group["module"], []).append(group.get("initial_lr", group["lr"]))
+            for row in rows:
+                row["lowest_rate"] = min(rates.get(row["module"], []), default=None)
+            console.print(self.table(args, state, rows))
 
     def table(self, args: TrainingArguments, state: TrainerState, rows: list[dict[str, Any]]) -> Any:
         """The `rich` table; at most 100 columns wide."""
@@ -80,6 +86,9 @@ class ModuleTable(TrainerCallback):
         table.add_column("dtype", min_width=10)
         for row in rows:
             rate = "frozen" if row["learning_rate"] is None else f"{row['learning_rate']:.1e}"
+            lowest = row.get("lowest_rate")
+            if lowest is not None and lowest < row["learning_rate"]:  # layer-wise decay
+                rate = f"{lowest:.1e} to {rate}"
             table.add_row(
                 row["module"],
                 f"{row['parameters']:,}",

@@ -141,7 +141,7 @@ def _make_whole(folder: Path, make: Callable[[Path], None]) -> None:
 class _ContrastivePair(nn.Module):
     """A ViT and a bag-of-words text tower, trained to agree on which text belongs to which picture (CLIP's loss)."""
 
-    def __init__(self, vision: SAILViTModel, vocabulary_size: int, pad_token_id: int) -> None:
+    def __init__(self, vision: PreTrainedModel, vocabulary_size: int, pad_token_id: int) -> None:
         super().__init__()
         width = vision.config.hidden_size
         self.vision = vision
@@ -182,8 +182,26 @@ def demo_image_processor(config: SAILViTConfig) -> SAILViTImageProcessorPil:
 def _pretrain_vision(world: DemoWorld, folder: Path, seed: int, settings: FoundationSettings) -> None:
     set_seed(seed)
     config = SAILViTConfig.preset("tiny")
-    processor, tokenizer = demo_image_processor(config), world.tokenizer()
+    processor = demo_image_processor(config)
     model = SAILViTModel(config)
+    train_by_contrast(world, model, processor, seed, settings)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def train_by_contrast(
+    world: DemoWorld, model: PreTrainedModel, processor: Any, seed: int = 0, settings: FoundationSettings | None = None
+) -> None:
+    """Pre-train a vision tower by image-text contrast on the demo world, as the demo's own is.
+
+    Args:
+        world ([`DemoWorld`]): Source of pictures and texts.
+        model ([`~transformers.PreTrainedModel`]): Any vision tower with a `pooler_output`; trained in place.
+        processor: Its image processor.
+        seed (`int`): Seed of the samples and of their order; the text tower's weights come from torch's generator.
+        settings ([`FoundationSettings`], *optional*): Those of its fields that concern the vision tower.
+    """
+    settings, tokenizer = settings or FoundationSettings(), world.tokenizer()
     pictures, texts = world.contrastive(settings.samples, seed=seed)
     input_ids = tokenizer(texts, padding=True, return_tensors="pt")["input_ids"]
     pair = _ContrastivePair(model, len(tokenizer), tokenizer.pad_token_id)
@@ -204,8 +222,6 @@ def _pretrain_vision(world: DemoWorld, folder: Path, seed: int, settings: Founda
         settings.vision_batch_size,
         seed,
     )
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
 
 
 # --- the language models ----------------------------------------------------------------------------------------

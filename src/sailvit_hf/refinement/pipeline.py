@@ -17,6 +17,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.utils import logging
 
 from ..errors import SailvitError
+from ..modeling.vision_towers import native_size
 from .arguments import RefinementArguments
 from .assembly import (
     build_start,
@@ -246,6 +247,8 @@ class Run:
     def _start(self) -> None:
         foundations = self.foundations if self.recipe.demo_parts() else None
         model, processor, lineage = build_start(self.recipe, foundations)
+        for stage in self.stages:  # what the tower's depth contradicts shows now, not when the stage begins
+            stage.apply(model, self.arguments[stage.key].freeze_vision_layers)
         save_checkpoint(self.folder / START, model, processor, lineage)
 
     def _arguments(self, key: str) -> RefinementArguments:
@@ -312,13 +315,13 @@ class Run:
             if state == START:
                 gallery.record_samples(folder, rows)
             gallery.record_answers(folder, state, model, processor, rows)
-        tower = model.model.vision_tower
+        tower, layer = model.model.vision_tower, model.config.vision_feature_layer
         if self._changed_the_tower(state):
-            pictures = self._feature_pictures(processor)
+            pictures = self._feature_pictures(tower.config)
             if len(pictures):
-                gallery.record_feature_maps(folder, state, tower, processor.image_processor, pictures)
+                gallery.record_feature_maps(folder, state, tower, processor.image_processor, pictures, layer=layer)
             if plan.probes and self.recipe.uses_demo():
-                result["probes"] = probing.probe_backbone(tower, processor.image_processor, self.world)
+                result["probes"] = probing.probe_backbone(tower, processor.image_processor, self.world, layer=layer)
         return result
 
     def _changed_the_tower(self, state: str) -> bool:
@@ -328,15 +331,15 @@ class Run:
     def _device(self) -> Any:
         return next(iter(self.arguments.values())).device
 
-    def _feature_pictures(self, processor: Any) -> np.ndarray:
+    def _feature_pictures(self, vision_config: Any) -> np.ndarray:
         """Held-out pictures (n, H, W, 3) uint8 of one size."""
         pictures: list[Any] = []
         for dataset in self.evaluation.values():
             for i in range(min(len(dataset), FEATURE_PICTURES - len(pictures))):
                 pictures += [image.convert("RGB") for image in dataset[i]["images"]][:1]
         if len({picture.size for picture in pictures}) > 1:
-            size = processor.image_processor.size
-            pictures = [picture.resize((size["width"], size["height"])) for picture in pictures]
+            height, width = native_size(vision_config)
+            pictures = [picture.resize((width, height)) for picture in pictures]
         arrays = [np.asarray(picture) for picture in pictures]
         return np.stack(arrays) if arrays else np.zeros((0, 1, 1, 3), np.uint8)
 
@@ -349,17 +352,20 @@ class Run:
     def _swap(self, name: str, which: str) -> dict[str, float]:
         """Metrics of a fresh connector between a frozen vision tower and a frozen, never refined language model."""
         state = START if which == "unrefined" else list(self.recipe.stages)[-1]
-        tower = load_vlm(self.folder / state).model.vision_tower
+        refined = load_vlm(self.folder / state)
+        tower, layer = refined.model.vision_tower, refined.config.vision_feature_layer
         if name == "original":
             processor = load_processor(self.folder / START)
             language_model = causal_language_model(load_vlm(self.folder / START))
         else:
             language_model, tokenizer = load_language_model(self.foundations.second_language_model)
             image_processor = load_processor(self.folder / START).image_processor
-            processor = make_processor(image_processor, tokenizer, language_model, tower.config.patch_size)
+            processor = make_processor(image_processor, tokenizer, language_model, tower.config)
         forget_precision()
         device = {"use_cpu": not accelerator_available(), "disable_tqdm": False}
-        return self.swap(tower, language_model, processor, self.evaluation, **device)
+        return self.swap(
+            tower, language_model, processor, self.evaluation, vision_feature_layer=layer, **device
+        )
 
     def swap(
         self, tower: Any, language_model: Any, processor: Any, evaluation: Mapping[str, Any], **arguments: Any

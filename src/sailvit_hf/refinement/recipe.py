@@ -56,10 +56,14 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What refinement starts from: two parts, or one whole vision-language checkpoint (`model`)."""
+    """What refinement starts from: two parts, or one whole vision-language checkpoint (`model`).
+
+    `vision_feature_layer`: the output of the tower that is used and refined, the final one when not given.
+    """
 
     vision_tower: str | None = None
     vision_tower_revision: str | None = None
+    vision_feature_layer: int | None = None
     language_model: str | None = None
     language_model_revision: str | None = None
     model: str | None = None
@@ -272,7 +276,7 @@ def scalar(hint: type, value: Any, key: str) -> Any:
 def _check_start(start: Start) -> None:
     parts = {name: getattr(start, name) for name in ("vision_tower", "language_model")}
     if start.model is not None:
-        for name in (*parts, "vision_tower_revision", "language_model_revision"):
+        for name in (*parts, "vision_tower_revision", "vision_feature_layer", "language_model_revision"):
             if getattr(start, name) is not None:
                 raise SailvitError(f"start.{name} and start.model exclude each other; keep one of the two.")
         return

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from ..errors import SailvitError
+from ..modeling.vision_towers import layer_groups, unused_parameters
 
 # The order of the picture's way through the model; tables, optimiser groups and logs follow it.
 MODULES: tuple[str, ...] = ("vision_tower", "multi_modal_projector", "language_model")
@@ -67,8 +69,16 @@ class RefinementStage:
                 f"stage {self.key!r} trains {list(self.trains)}: name at least one module, out of {', '.join(MODULES)}"
             )
 
-    def apply(self, model: nn.Module) -> None:
+    def apply(self, model: nn.Module, freeze_vision_layers: int = 0) -> None:
         """Make the parameters of exactly this stage's modules trainable; train or eval mode is left alone.
+
+        Parameters of the vision tower that its features do not depend on (layers after `vision_feature_layer`, heads)
+        stay frozen: they would never get a gradient.
+
+        Args:
+            model: a vision-language model.
+            freeze_vision_layers: how many groups of the vision tower, from the input on, stay frozen, too: the
+                embeddings are the first, then comes each layer (see `layer_groups`).
 
         Raises:
             SailvitError: the model has a parameter outside the known modules, or none in a module that should train.
@@ -79,6 +89,46 @@ class RefinementStage:
             raise SailvitError(f"stage {self.key!r} trains {', '.join(missing)}, but the model has no parameter there")
         for parameter, owner in owners:
             parameter.requires_grad_(owner in self.trains)
+        if "vision_tower" in self.trains:
+            freeze_in_vision_tower(model, freeze_vision_layers)
+
+
+def vision_tower_of(model: nn.Module) -> tuple[str, PreTrainedModel] | None:
+    """The dotted name and the module of a model's vision tower, or None if it is not a model of transformers."""
+    for name, module in model.named_modules():
+        if name.split(".")[-1] == "vision_tower" and isinstance(module, PreTrainedModel):
+            return name, module
+    return None
+
+
+def freeze_in_vision_tower(model: nn.Module, groups: int) -> None:
+    """Freeze what the features of a model's vision tower do not depend on, and its first `groups` layer groups.
+
+    Raises:
+        SailvitError: nothing of the tower would be left to train.
+    """
+    found = vision_tower_of(model)
+    if found is None:
+        if groups:
+            raise SailvitError("freeze_vision_layers needs a vision tower of transformers: set it to 0")
+        return
+    tower = found[1]
+    layer = next((m.config.vision_feature_layer for m in model.modules() if _has_feature_layer(m)), -1)
+    enumerated = layer_groups(tower)
+    frozen = unused_parameters(tower, layer).union(*(group.parameter_names for group in enumerated[:groups]))
+    left = False
+    for name, parameter in tower.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name not in frozen)
+        left = left or parameter.requires_grad
+    if not left:
+        raise SailvitError(
+            f"freeze_vision_layers {groups} leaves nothing of the vision tower to train: it has {len(enumerated)} "
+            "groups (embeddings, layers, final norm); freeze fewer"
+        )
+
+
+def _has_feature_layer(module: nn.Module) -> bool:
+    return hasattr(getattr(module, "config", None), "vision_feature_layer")
 
 
 def _by_key(stages: Iterable[RefinementStage]) -> Mapping[str, RefinementStage]:

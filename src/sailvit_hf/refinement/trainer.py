@@ -18,7 +18,7 @@ from .arguments import RefinementArguments
 from .callbacks import ModuleClipping, ModuleTable, StageProgress, StopAtNonFiniteLoss
 from .lineage import Lineage, StageRecord, describe_data, loss_summary, model_card, package_versions
 from .optim import parameter_groups
-from .stages import RefinementStage, get_stage
+from .stages import RefinementStage, get_stage, vision_tower_of
 
 logger = logging.get_logger(__name__)
 
@@ -39,6 +39,8 @@ _ARGUMENTS_THAT_MATTER = (
     "warmup_steps",
     "max_grad_norm",
     "clip_per_module",
+    "freeze_vision_layers",
+    "vision_tower_layer_decay",
     "max_length",
     "bf16",
     "fp16",
@@ -64,13 +66,6 @@ def settle_precision(model: nn.Module, autocast: bool) -> None:
             and (parameter.requires_grad or not autocast)
         ):
             parameter.data = parameter.data.float()
-
-
-def _uses_every_parameter(model: nn.Module) -> bool:
-    """Whether every batch needs every parameter: so with SAILViT's last layer; other towers may carry unused heads."""
-    config = getattr(model, "config", None)
-    tower = getattr(getattr(config, "vision_config", None), "model_type", None)
-    return tower == "sailvit" and getattr(config, "vision_feature_layer", None) == -1
 
 
 @contextmanager
@@ -131,7 +126,7 @@ class RefinementTrainer(Trainer):
         self._data_description: dict[str, Any] | None = None
         self.learning_rates = args.module_learning_rates(self.stage)
         self.max_grad_norm = args.max_grad_norm
-        self.stage.apply(model)
+        self.stage.apply(model, args.freeze_vision_layers)
         settle_precision(model, autocast=args.bf16 or args.fp16)
         if data_collator is None and processing_class is not None:
             from ..data.collator import VisionLanguageCollator
@@ -151,8 +146,10 @@ class RefinementTrainer(Trainer):
     def _resolve(self, args: RefinementArguments, model: nn.Module) -> RefinementArguments:
         """A copy of the arguments as this run uses them."""
         args = copy.copy(args)
-        if args.ddp_find_unused_parameters is None and _uses_every_parameter(model):
-            args.ddp_find_unused_parameters = False  # spares DDP a walk over the graph at every step
+        if args.ddp_find_unused_parameters is None and vision_tower_of(model) is not None:
+            # The stage froze what is never used, and text-only batches see a blank picture: every batch uses all
+            # that trains, which spares DDP a walk over the graph at every step.
+            args.ddp_find_unused_parameters = False
         args.learning_rate = next(iter(self.learning_rates.values()))
         if args.data_seed is None:
             args.data_seed = args.seed  # else the order of samples hangs on what happened to draw from torch before
@@ -183,7 +180,9 @@ class RefinementTrainer(Trainer):
             raise SailvitError(
                 f"optim {self.args.optim!r} makes its own parameter groups: choose another, such as adamw_torch"
             )
-        groups = parameter_groups(model, self.learning_rates, self.args.weight_decay)
+        groups = parameter_groups(
+            model, self.learning_rates, self.args.weight_decay, self.args.vision_tower_layer_decay
+        )
         self.optimizer = cls(groups, **options)
         return self.optimizer
 
