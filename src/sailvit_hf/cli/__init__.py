@@ -14,6 +14,8 @@ from ..errors import SailvitError
 COMMANDS = {
     "refine": "refine a vision backbone as a recipe says: stages, evaluation, report",
     "foundations": "make (or find) the demo's pre-trained parts that a recipe needs, and print their folders",
+    "convert": "convert a checkpoint of the family: SAILViT, AIMv2 (Apple, transformers, timm), SAIL-VL2",
+    "export": "write an encoder as an ONNX graph, and as an int8 one for CPUs",
     "evidence": "compare gradual refinement with direct co-training over several seeds",
 }
 
@@ -57,5 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command with --resume goes on from here", file=sys.stderr)
+        goes_on = "the same command with --resume goes on from here"
+        print(f"\ninterrupted; {'nothing was written' if options.command == 'convert' else goes_on}", file=sys.stderr)
         return 130
