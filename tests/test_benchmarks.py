@@ -1,0 +1,108 @@
+# Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The benchmarks run, at tiny size, and print what they promise."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sailvit_hf import SAILViTConfig
+
+from .modeling.twins import as_aimv2, randomised
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """A function that imports a script of benchmarks/ as it is when it is run."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    threads = torch.get_num_threads()
+    yield importlib.import_module
+    torch.set_num_threads(threads)
+    for name in ("measuring", "parity", "int8", "vision_tower"):
+        sys.modules.pop(name, None)
+
+
+def test_throughput(script, capsys):
+    script("vision_tower").main(["--batch-size", "2", "--repetitions", "1", "--peak-tflops", "1", "--kernels", "sdpa",
+                                 "eager", "--models", "sailvit", "aimv2", "--agreement"])  # fmt: skip
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 100 for line in lines[2:]) and "transformers" in lines[1]
+    rows = [line.split() for line in lines[4:12]]
+    for model in ("sailvit", "aimv2"):
+        for kernel in ("sdpa", "eager"):
+            for mode in ("forward", "training"):
+                (row,) = [row for row in rows if row[:5] == ["tiny", model, kernel, "no", mode]]
+                assert float(row[6]) > 0 and row[8].endswith("%")
+    (values,) = [line for line in lines[12:] if "aimv2" in line]
+    found = re.search(r"float32 +(\S+) +(\S+) +(\S+) of", values)
+    assert found is not None and float(found[2]) > 0.9999 and float(found[3]) < 1e-4
+
+
+def test_what_does_not_run_is_a_row_that_says_why(script, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    script("vision_tower").main(["--models", "timm", "--modes", "forward"])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("tiny   timm     sdpa") and "ModuleNotFoundError" in last and len(last) <= 100
+
+
+def test_half_precision_training_has_fp32_weights(script):
+    """What the trainer does, too; pure bf16 would be faster and another thing."""
+    tower = script("vision_tower")
+    seen = []
+    build = tower.build
+    tower.build = lambda *arguments: seen.append(arguments[3]) or build(*arguments)
+    tower.main(["--dtype", "bfloat16", "--batch-size", "1", "--repetitions", "1"])
+    assert seen == [torch.bfloat16, torch.float32]
+
+
+def test_flops_are_the_networks(script):
+    count = script("measuring").forward_flops
+    # 0.736 and 1.548 TFLOP: counted by hand from the architecture.
+    assert count(SAILViTConfig.preset("large")) == pytest.approx(0.736e12, rel=0.01)
+    assert count(SAILViTConfig.preset("huge")) == pytest.approx(1.548e12, rel=0.01)
+
+
+def test_parity(script, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(script("measuring"), "RESULTS", tmp_path / "results")
+    script("parity").main(["--preset", "tiny", "--rounds", "1", "--threads", "1", "--write"])
+    lines = capsys.readouterr().out.splitlines()
+    assert float(lines[3].rsplit(maxsplit=1)[1]) < 1e-4
+    text = "\n".join(lines)
+    for work in ("forward", r"forward\+backward"):
+        assert re.search(rf"^{work} +ratio of the medians, ours to theirs: \d+\.\d+$", text, flags=re.MULTILINE)
+        found = re.search(rf"^{work} +peak of memory: SAILViTModel (\d+) MiB, Aimv2VisionModel (\d+)", text, flags=8)
+        assert found is not None and float(found[1]) / float(found[2]) == pytest.approx(1.0, abs=0.1)
+    first, *rest = (tmp_path / "results" / "parity_tiny.txt").read_text().splitlines()
+    assert first == "$ python benchmarks/parity.py --preset tiny --rounds 1 --threads 1 --write" and rest == lines
+
+
+def test_int8(script, capsys, tmp_path):
+    folder = tmp_path / "tower"
+    randomised(SAILViTConfig.preset("tiny", num_hidden_layers=1)).save_pretrained(folder)
+    script("int8").main(["--model", str(folder), "--rounds", "1", "--threads", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    cosines = {line[:17].strip(): float(re.search(r"cosine (\S+),", line)[1]) for line in lines[3:6]}
+    assert cosines["onnxruntime fp32"] == 1.0 and 0.99 < cosines["onnxruntime int8"] < 1.0
+    assert re.fullmatch(r"ratio of the medians, int8 to torch fp32: \d+\.\d+", lines[6])
+
+
+def test_times_by_turns(script, monkeypatch):
+    measuring = script("measuring")
+    clock = iter(range(100))
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: next(clock))
+    calls: list[str] = []
+    times = measuring.by_turns({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=3)
+    assert "".join(calls) == "ba" "ab" "ba" "ab" and times == {"a": [1, 1, 1], "b": [1, 1, 1]}
+
+
+def test_the_same_weights_in_transformers_layout(script):
+    model = randomised(SAILViTConfig.preset("tiny"))
+    twin, by_hand = script("measuring").aimv2_twin(model), as_aimv2(model)
+    for name, tensor in by_hand.state_dict().items():
+        assert torch.equal(twin.state_dict()[name], tensor), name
+    assert not twin.training and twin.config._attn_implementation == model.config._attn_implementation
