@@ -39,7 +39,7 @@ demo: $(STAMP)  ## Refine a small backbone in three stages on real pictures; end
 	@$(BIN)/sailvit refine recipes/demo.yaml --resume
 
 test: $(STAMP)  ## Run the tests, without the slow ones
-	@$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadscope -q
+	@$(TEST_ENV) $(BIN)/python -m pytest -n 2 --dist loadscope -q -rfE
 
 test-slow: $(STAMP)  ## Run the slow tests
 	@$(TEST_ENV) $(BIN)/python -m pytest -q -m slow

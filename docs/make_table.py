@@ -1,7 +1,8 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Write a finished run's numbers, and those of the comparison over seeds, into the README, between its marks.
+"""Write numbers into the README, between its marks: a finished run's, the comparison's over seeds, the benchmarks'.
 
-    python docs/make_table.py runs/demo README.md --evidence docs/results/evidence.json
+    python docs/make_table.py README.md --run runs/demo --evidence docs/results/evidence.json
+    python docs/make_table.py README.md --benchmarks benchmarks/results
 """
 
 import argparse
@@ -13,6 +14,7 @@ from typing import Any
 
 BEGIN, END = "<!-- numbers: make demo -->", "<!-- end of numbers -->"
 BEGIN_EVIDENCE, END_EVIDENCE = "<!-- numbers: make evidence -->", "<!-- end of evidence -->"
+BEGIN_BENCHMARKS, END_BENCHMARKS = "<!-- numbers: benchmarks/results -->", "<!-- end of benchmarks -->"
 STATES = {"start": "start", "coarse": "I coarse", "fine": "II fine", "world": "III world"}
 ROWS = {
     "caption_loss": "caption loss",
@@ -66,6 +68,38 @@ def comparison(evidence: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def benchmarks(folder: Path) -> str:
+    """A Markdown table of the ratios that stand in the results of `parity`, `int8`, `loading_memory` and others."""
+    names = ("parity_large", "int8_large", "loading_memory", "timm_values")
+    texts = {name: (folder / f"{name}.txt").read_text(encoding="utf-8") for name in names}
+
+    def found(name: str, pattern: str) -> str:
+        match = re.search(pattern, texts[name], flags=re.MULTILINE)
+        if match is None:
+            raise SystemExit(f"{folder / name}.txt has no line like {pattern!r}; run the benchmark again.")
+        return match[1]
+
+    lines = ["| measured side by side, 2 CPU cores | time | peak memory |", "|---|---|---|"]
+    for work in ("forward", "forward+backward"):
+        time = found("parity_large", rf"^{re.escape(work)} +ratio of the medians, ours to theirs: (\S+)")
+        memory = found("parity_large", rf"^{re.escape(work)} +peak of memory: .* ratio (\S+)")
+        lines.append(f"| Large, {work}, to `Aimv2VisionModel` with sdpa | {time} | {memory} |")
+    time = found("int8_large", r"int8 to torch fp32: (\S+)")
+    cosine = found("int8_large", r"^int8, ours .*cosine (\S+),")
+    lines.append(f"| Large, int8 to fp32 (cosine of the features {cosine}, random weights) | {time} | |")
+    for task, title in (("load, read every weight", "loaded"), ("convert aimv2 to sailvit", "converted")):
+        ratio = found("loading_memory", rf"^float32 +{task} +\d+ MB +\d+ MB +(\S+)")
+        lines.append(f"| Huge, {title}, to the size of its weights | | {ratio} |")
+    differences = re.findall(r"(?:at most|tensors by) (\S+) ", texts["timm_values"])
+    largest = max(map(float, differences))
+    lines += [
+        "",
+        f"With the same weights, features and gradients of Large and Huge differ from timm's by at most {largest:g}",
+        "(CPU, fp32). Commands and spreads are in [benchmarks/results/](benchmarks/results).",
+    ]
+    return "\n".join(lines)
+
+
 def between(page: str, begin: str, end: str, text: str) -> str:
     """The page with `text` between two marks, in place of what stood there."""
     block = f"{begin}\n{text}\n{end}"
@@ -76,18 +110,22 @@ def between(page: str, begin: str, end: str, text: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Write a finished run's numbers into the README.")
-    parser.add_argument("run", type=Path, help="a run folder, such as runs/demo")
+    parser = argparse.ArgumentParser(description="Write numbers into the README.")
     parser.add_argument("page", type=Path, nargs="?", default=Path("README.md"))
+    parser.add_argument("--run", type=Path, help="a run folder, such as runs/demo")
     parser.add_argument("--evidence", type=Path, help="the evidence.json of the comparison over seeds")
+    parser.add_argument("--benchmarks", type=Path, help="the folder of the benchmarks' results")
     options = parser.parse_args(argv)
     page = options.page.read_text(encoding="utf-8")
-    metrics = json.loads((options.run / "metrics.json").read_text(encoding="utf-8"))
-    run = json.loads((options.run / "run.json").read_text(encoding="utf-8"))
-    page = between(page, BEGIN, END, numbers(metrics, run))
+    if options.run is not None:
+        metrics = json.loads((options.run / "metrics.json").read_text(encoding="utf-8"))
+        run = json.loads((options.run / "run.json").read_text(encoding="utf-8"))
+        page = between(page, BEGIN, END, numbers(metrics, run))
     if options.evidence is not None:
         evidence = json.loads(options.evidence.read_text(encoding="utf-8"))
         page = between(page, BEGIN_EVIDENCE, END_EVIDENCE, comparison(evidence))
+    if options.benchmarks is not None:
+        page = between(page, BEGIN_BENCHMARKS, END_BENCHMARKS, benchmarks(options.benchmarks))
     options.page.write_text(page, encoding="utf-8")
 
 

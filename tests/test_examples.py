@@ -167,9 +167,9 @@ def test_numbers_of_a_run(tiny_run, tmp_path):
     script = load_script("docs/make_table.py")
     page = tmp_path / "README.md"
     page.write_text(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n", encoding="utf-8")
-    script.main([str(tiny_run), str(page)])
+    script.main([str(page), "--run", str(tiny_run)])
     text = page.read_text(encoding="utf-8")
-    script.main([str(tiny_run), str(page)])
+    script.main([str(page), "--run", str(tiny_run)])
     assert page.read_text(encoding="utf-8") == text
     assert "old" not in text and text.startswith("before") and text.endswith("after\n")
     losses = [state["caption_loss"] for state in json.loads((tiny_run / "metrics.json").read_text())["vlm"].values()]
@@ -184,6 +184,15 @@ def test_numbers_of_the_comparison():
     row = load_script("docs/make_table.py").comparison(evidence).splitlines()[-1]
     assert row.startswith("| in its own mllm | caption loss | 0.350 | 0.533 | -0.183 (-0.3")
     assert row.endswith("| 3 of 3 |")
+
+
+def test_numbers_of_the_benchmarks(tmp_path):
+    """What the README says of speed and memory is what the committed results say."""
+    script = load_script("docs/make_table.py")
+    page = tmp_path / "README.md"
+    page.write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
+    script.main([str(page), "--benchmarks", str(ROOT / "benchmarks/results")])
+    assert page.read_text(encoding="utf-8") == (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_readme_names_what_exists():

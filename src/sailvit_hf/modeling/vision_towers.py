@@ -2,8 +2,8 @@
 """What the vision-language model needs to know of *any* vision transformer of transformers.
 
 Towers name their parts differently, put class tokens and registers among the patches, and carry heads that the patches
-never go through. All of that is found out here: the layers from the structure, the rest from a twin of the tower that
-needs no memory (a layer on the CPU, all layers on the meta device): it is asked, instead of trusting names.
+never go through. All of that is found out here: the layers from the structure, the rest from a small twin of the tower
+(two layers, random weights, on the CPU), which is asked instead of trusting names.
 """
 
 import copy
@@ -337,50 +337,66 @@ def _takes_interpolation(tower: PreTrainedModel) -> bool:
 
 
 def _ask_twin(tower: PreTrainedModel) -> TowerFacts:
-    """Build a tower like this one without memory for its weights, and look at how it answers to pictures."""
+    """Build a tower of two layers and look at how its tokens and parameters answer to pictures.
+
+    With real numbers: transformers keeps some index tables in caches of the process, which tensors without values (of
+    the meta device) would spoil for the tower itself.
+    """
     kind, config = type(tower), copy.deepcopy(tower.config)
+    config.num_hidden_layers = min(2, config.num_hidden_layers)
     config._attn_implementation = "eager"  # runs anywhere
     # It may be asked while another model is being built: on the meta device, in half precision, without gradients.
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
         try:
-            leading, trailing = _places_of_patches(kind, config)
+            with init.no_init_weights():
+                twin = kind(config).float().eval()
+            generator = torch.Generator("cpu").manual_seed(0)
+            for parameter in twin.parameters():
+                parameter.data.normal_(std=0.1, generator=generator)
+            pictures = torch.randn(2, _channels(config), *native_size(config), generator=generator)
+            leading, trailing = _places_of_patches(twin, pictures)
             facts = TowerFacts(leading, trailing, interpolates=_takes_interpolation(tower))
-            with torch.device("meta"):
-                twin = kind(copy.deepcopy(config)).to("meta").eval()
-                pictures = torch.empty(1, _channels(config), *native_size(config))
-                output = run_tower(twin, pictures, facts=facts).last_hidden_state
+            output = run_tower(twin, pictures[:1], facts=facts).last_hidden_state
             only_patches(output, *patch_grid(config, pictures), facts).sum().backward()
         except Exception as error:
             if ADVICE in str(error):
                 raise
             raise ValueError(f"{kind.__name__} gives no grid of patches for pictures ({error}); {ADVICE}.") from error
-        unused = frozenset(name for name, parameter in twin.named_parameters() if parameter.grad is None)
-        return replace(facts, unused=unused, fixed_size=not _reads_other_sizes(twin, pictures, facts))
+        unused = [name for name, parameter in twin.named_parameters() if parameter.grad is None]
+        fixed_size = not _reads_other_sizes(twin, pictures[:1], facts)
+    return replace(facts, unused=frozenset(_in_all_layers(unused, tower)), fixed_size=fixed_size)
+
+
+def _in_all_layers(names: list[str], tower: PreTrainedModel) -> list[str]:
+    """The twin's parameters as the tower's: its last layer stands for the last one, its first for all before."""
+    path, layers = find_layers(tower)
+    found = []
+    for name in names:
+        number, _, rest = name.removeprefix(f"{path}.").partition(".")
+        if name == f"{path}.{number}.{rest}":
+            last = len(layers) - 1
+            indices = range(last) if number == "0" and last > 0 else [last]
+            found += [f"{path}.{index}.{rest}" for index in indices]
+        else:
+            found.append(name)
+    return found
 
 
 def _channels(config: PreTrainedConfig) -> int:
     return getattr(config, "num_channels", 3)
 
 
-def _places_of_patches(kind: type[PreTrainedModel], config: PreTrainedConfig) -> tuple[int, int]:
+def _places_of_patches(twin: PreTrainedModel, pictures: torch.Tensor) -> tuple[int, int]:
     """Number of tokens before and after the patches.
 
     Changing the second and the last patch of a picture must change two tokens of the embeddings and no other; where
     they are says where the patches begin and that they are in row-major order.
     """
-    config = copy.deepcopy(config)
-    config.num_hidden_layers = 1
-    with torch.device("cpu"), init.no_init_weights():
-        twin = kind(config).eval()
-    generator, parameters = torch.Generator("cpu").manual_seed(0), dict(twin.named_parameters())
-    for name in layer_groups(twin)[0].parameter_names:  # the only ones that take part
-        parameters[name].data.normal_(generator=generator)
-    (rows, columns), (height, width) = _native_grid(config), patch_sides(config)
-    pictures = torch.randn(2, _channels(config), *native_size(config), generator=generator, device="cpu")
+    (rows, columns), (height, width) = patch_grid(twin.config, pictures), patch_sides(twin.config)
     chosen, changed = sorted({1 % (rows * columns), rows * columns - 1}), pictures.clone()
     for row, column in (divmod(index, columns) for index in chosen):
         changed[:, :, row * height : (row + 1) * height, column * width : (column + 1) * width] += 1.0
-    with torch.no_grad(), torch.device("cpu"):
+    with torch.no_grad():
         before, after = (run_tower(twin, batch, 0, TowerFacts()).last_hidden_state for batch in (pictures, changed))
     if before.ndim != 3:
         raise ValueError(f"its embeddings have the shape {tuple(before.shape)}")
@@ -391,16 +407,11 @@ def _places_of_patches(kind: type[PreTrainedModel], config: PreTrainedConfig) ->
     return leading, before.shape[1] - leading - rows * columns
 
 
-def _native_grid(config: PreTrainedConfig) -> tuple[int, int]:
-    (height, width), (patch_height, patch_width) = native_size(config), patch_sides(config)
-    return height // patch_height, width // patch_width
-
-
 def _reads_other_sizes(twin: PreTrainedModel, pictures: torch.Tensor, facts: TowerFacts) -> bool:
     """Whether pictures with one more row of patches are read, too."""
     taller = nn.functional.pad(pictures, (0, 0, 0, patch_sides(twin.config)[0]))
     try:
-        with torch.no_grad(), torch.device("meta"):
+        with torch.no_grad():
             output = run_tower(twin, taller, facts=facts).last_hidden_state
         only_patches(output, *patch_grid(twin.config, taller), facts)
     except (RuntimeError, ValueError, IndexError, TypeError):
