@@ -13,7 +13,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_
   SAILVIT_REQUIRE_CONFORMANCE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format bench evidence clean
+.PHONY: help install demo test test-slow compat lint format bench evidence clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ test: $(STAMP)  ## Run the tests, without the slow ones
 
 test-slow: $(STAMP)  ## Run the slow tests
 	@$(TEST_ENV) $(BIN)/python -m pytest -q -m slow
+
+compat: $(STAMP)  ## Run the tests with each supported version of transformers; writes docs/compatibility.md
+	@$(BIN)/python -m tests.compat.run
 
 lint: $(STAMP)  ## Check style and types
 	@$(BIN)/ruff check .

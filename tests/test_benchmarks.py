@@ -23,7 +23,7 @@ def script(monkeypatch):
     threads = torch.get_num_threads()
     yield importlib.import_module
     torch.set_num_threads(threads)
-    for name in ("measuring", "parity", "int8", "vision_tower"):
+    for name in ("measuring", "parity", "int8", "vision_tower", "loading_time"):
         sys.modules.pop(name, None)
 
 
@@ -106,3 +106,21 @@ def test_the_same_weights_in_transformers_layout(script):
     for name, tensor in by_hand.state_dict().items():
         assert torch.equal(twin.state_dict()[name], tensor), name
     assert not twin.training and twin.config._attn_implementation == model.config._attn_implementation
+
+
+def test_loading_time(script, capsys, monkeypatch):
+    loading = script("loading_time")
+    for way in [way for way in loading.WAYS if way not in (loading.OURS, loading.THEIRS)]:
+        monkeypatch.delitem(loading.WAYS, way)
+    loading.main(["--preset", "tiny", "--rounds", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    for first in (3, 7):  # by the clock on the wall, and by the processor's
+        assert lines[first].split()[1:] == ["seconds,", "medians", "import", "load", "both", "again"]
+        ours, theirs, ratios = ([float(word) for word in line[24:].split()] for line in lines[first + 1 : first + 4])
+        assert ratios == pytest.approx([one / other for one, other in zip(ours, theirs, strict=True)], rel=0.2)
+
+
+def test_what_a_backbone_has_no_use_for(script):
+    needless = script("loading_time").needless
+    modules = ["torch", "datasets.arrow", "datasets_of_mine", "sailvit_hf.data", "sailvit_hf.modeling"]
+    assert needless(modules) == ["datasets.arrow", "sailvit_hf.data"]

@@ -60,11 +60,20 @@ _PENDING: dict[str, Callable[[Any], None]] = {
 }
 
 
+_busy = False
+
+
 def _register_what_is_there() -> None:
-    for name in list(_PENDING):
-        # Registering one imports our files, and these more of transformers: another may be done when we are back.
-        if name in sys.modules and (register := _PENDING.pop(name, None)):
-            register(sys.modules[name])
+    global _busy
+    if _busy:
+        return  # one of our files is half imported, and is importing what it needs of transformers
+    _busy = True
+    try:
+        # Registering one imports our files, and these more of transformers: another may be there when we are back.
+        while name := next((name for name in _PENDING if name in sys.modules), None):
+            _PENDING.pop(name)(sys.modules[name])
+    finally:
+        _busy = False
 
 
 class _RegisteringLoader(importlib.abc.Loader):

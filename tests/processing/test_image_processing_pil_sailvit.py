@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from transformers import AutoImageProcessor
 
@@ -59,6 +60,8 @@ def test_pictures_of_different_sizes_make_one_batch() -> None:
 
 
 def test_saved_and_loaded(tmp_path: Path) -> None:
+    if getattr(AutoImageProcessor, "is_dummy", False):
+        pytest.skip(f"AutoImageProcessor of transformers {transformers.__version__} asks for torchvision")
     processor = SAILViTImageProcessorPil(size={"height": 64, "width": 64})
     processor.save_pretrained(tmp_path)
     again = AutoImageProcessor.from_pretrained(tmp_path)

@@ -35,6 +35,7 @@ from sailvit_hf.modeling.vision_towers import patch_features
 from sailvit_hf.refinement import Lineage
 from sailvit_hf.refinement.assembly import build_start, load_vlm, save_backbone, save_checkpoint
 from sailvit_hf.refinement.foundations import FoundationSettings, make_foundations
+from sailvit_hf.refinement.lineage import weight_digests
 from sailvit_hf.refinement.pipeline import demo_world
 from sailvit_hf.refinement.recipe import parse_recipe
 
@@ -109,7 +110,10 @@ def test_only_what_the_recipe_trains_has_changed(siglip_run):
 def test_lineage_card_and_report_tell_what_was_done(siglip_run):
     run = siglip_run / "run"
     lineage = Lineage.load(run / "backbone")
-    assert lineage.parents == {"vision_tower": str(siglip_run / "tower"), "language_model": "demo foundation"}
+    tower = lineage.parents["vision_tower"]
+    assert (tower["source"], tower["revision"]) == ("tower (a local folder)", None)
+    assert tower["weights"] == weight_digests(siglip_run / "tower")
+    assert lineage.parents["language_model"]["source"] == "demo foundation"
     arguments = lineage.stages[-1].arguments
     assert (arguments["freeze_vision_layers"], arguments["vision_tower_layer_decay"]) == (1, 0.5)
     card = (run / "backbone" / "README.md").read_text()

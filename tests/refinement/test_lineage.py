@@ -78,10 +78,14 @@ def test_weights_of_the_parent_are_dropped(tmp_path):
     [
         (None, "does not exist"),
         ("{", "cannot be read"),
-        ('{"format": 2}', "has format 2, this version reads 1"),
+        ('{"format": 3}', "has format 3, this version reads 1 and 2"),
         ("[]", "has format None"),
         ('{"format": 1, "stages": [{"stage": "fine"}]}', "not a lineage"),
         ('{"format": 1, "colour": "red"}', "not a lineage.*colour"),
+        ('{"format": 2, "origin": {}}', "not a lineage.*origin"),
+        ('{"format": 2, "weights": []}', "not a lineage.*weights is a list"),
+        ('{"format": 2, "stages": [3]}', "not a lineage.*a stage is a int"),
+        ('{"format": 2, "stages": [{"stage": "fine", "data": "mine"}]}', "not a lineage.*data of a stage is a str"),
     ],
 )
 def test_broken_files_are_named(tmp_path, content, message):
@@ -94,7 +98,7 @@ def test_broken_files_are_named(tmp_path, content, message):
 def test_file_is_plain_json_with_a_format(tmp_path):
     START.save(tmp_path)
     content = json.loads((tmp_path / "refinement.json").read_text())
-    assert list(content) == ["format", "name", "parents", "stages", "weights"] and content["format"] == 1
+    assert list(content) == ["format", "name", "parents", "stages", "weights"] and content["format"] == 2
 
 
 def test_fingerprint_is_of_the_messages():
@@ -121,3 +125,47 @@ def test_loss_summary_weighs_by_steps():
 def test_card_without_anything_known():
     card = model_card(Lineage())
     assert card.startswith("---\nlibrary_name: transformers\n") and "not recorded" in card
+
+
+def test_a_stage_tells_the_weights_it_started_from(tmp_path):
+    tiny_trainer(tmp_path / "a", lineage=START, save_strategy="steps", save_steps=4).train()
+    before = Lineage.load(tmp_path / "a" / "checkpoint-4")
+    trainer = tiny_trainer(tmp_path / "b", lineage=before, max_steps=1)
+    trainer.train()
+    assert before.stages[0].start == {}
+    assert trainer.current_lineage().stages[1].start == {"weights": before.weights} and before.weights
+
+
+def test_metrics_are_of_the_last_stage(tmp_path):
+    tiny_trainer(tmp_path, lineage=START, save_strategy="steps", save_steps=4).train()
+    lineage = Lineage.load(tmp_path / "checkpoint-4")
+    lineage.with_metrics({"vlm": {"loss": 1.0}}).with_metrics({"probes": 2}).write(tmp_path / "checkpoint-4")
+    again = Lineage.load(tmp_path / "checkpoint-4")
+    assert again.stages[0].metrics == {"vlm": {"loss": 1.0}, "probes": 2} and again.weights == lineage.weights
+    assert START.with_metrics({"vlm": 1}) is START
+
+
+def test_the_trainers_own_evaluation_is_recorded(tmp_path):
+    trainer = tiny_trainer(tmp_path, lineage=START, max_steps=1)
+    trainer.train()
+    trainer.evaluate(tiny_samples(4))
+    metrics = trainer.current_lineage().stages[0].metrics
+    assert metrics["eval_loss"] > 0 and not [name for name in metrics if name.endswith(("runtime", "per_second"))]
+
+
+def test_data_put_together_is_described_part_by_part():
+    from torch.utils.data import ConcatDataset
+
+    rows = [{"messages": sample["messages"]} for sample in tiny_samples(6)]
+    whole = describe_data(ConcatDataset([rows[:4], rows[4:]]), "/home/me/mine.jsonl + demo world, fine")
+    one, other = (describe_data(part, None) for part in (rows[:4], rows[4:]))
+    assert whole["source"] == "mine.jsonl + demo world, fine" and whole["samples"] == 6
+    assert whole["parts"] == [{"samples": 4, "fingerprint": one["fingerprint"]},
+                              {"samples": 2, "fingerprint": other["fingerprint"]}]  # fmt: skip
+    assert whole["fingerprint"] == describe_data(rows, None)["fingerprint"]
+
+
+def test_files_of_the_first_format_are_read(tmp_path):
+    content = {"format": 1, "name": "old", "parents": {"vision_tower": "some/tower@abc"}, "stages": [], "weights": {}}
+    (tmp_path / "refinement.json").write_text(json.dumps(content))
+    assert Lineage.load(tmp_path) == Lineage("old", {"vision_tower": "some/tower@abc"})

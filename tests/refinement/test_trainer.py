@@ -179,3 +179,29 @@ def test_optimisers_with_groups_of_their_own_are_refused(tmp_path):
     trainer.optimizer_cls_and_kwargs = (torch.optim.AdamW, {"params": []})
     with pytest.raises(SailvitError, match="makes its own parameter groups"):
         trainer.create_optimizer()
+
+
+class Damaged(list):
+    """Samples of which some cannot be read."""
+
+    bad = (5, 9)
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise OSError("image file is truncated")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_unreadable_samples_cost_no_step(tmp_path, workers):
+    options = {"num_train_epochs": 1.0, "max_steps": -1, "dataloader_num_workers": workers}
+    trainer = tiny_trainer(tmp_path, samples=Damaged(tiny_samples(32)), bad_sample_limit=0.1, **options)
+    trainer.train()
+    assert trainer.state.global_step == 8
+    assert trainer.current_lineage().stages[-1].data["samples"] == 32
+
+
+def test_too_many_unreadable_samples_stop_the_training(tmp_path):
+    trainer = tiny_trainer(tmp_path, samples=Damaged(tiny_samples(32)), num_train_epochs=1.0, max_steps=-1)
+    with pytest.raises(SailvitError, match="more than bad_sample_limit=0.01 allows .sample [59]: image file is trunc"):
+        trainer.train()

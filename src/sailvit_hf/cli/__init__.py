@@ -15,7 +15,9 @@ COMMANDS = {
     "refine": "refine a vision backbone as a recipe says: stages, evaluation, report",
     "foundations": "make (or find) the demo's pre-trained parts that a recipe needs, and print their folders",
     "convert": "convert a checkpoint of the family: SAILViT, AIMv2 (Apple, transformers, timm), SAIL-VL2",
+    "push": "publish a checkpoint on the Hugging Face Hub, after checking that it loads anywhere",
     "export": "write an encoder as an ONNX graph, and as an int8 one for CPUs",
+    "info": "show what a checkpoint is and where it comes from, as a tree",
     "evidence": "compare gradual refinement with direct co-training over several seeds",
 }
 
@@ -59,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        after = {"convert": "nothing was written", "push": "the same command finds out whether it was pushed"}
         goes_on = "the same command with --resume goes on from here"
-        print(f"\ninterrupted; {'nothing was written' if options.command == 'convert' else goes_on}", file=sys.stderr)
+        print(f"\ninterrupted; {after.get(options.command, goes_on)}", file=sys.stderr)
         return 130

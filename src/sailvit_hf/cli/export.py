@@ -56,7 +56,8 @@ def run(options: argparse.Namespace) -> int:
 def _load(source: str, revision: str | None) -> tuple["SAILViTModel", Any]:
     """The encoder in fp32 and its image processor; what is wrong with the checkpoint becomes one sentence."""
     import torch
-    from transformers import AutoConfig, AutoImageProcessor
+    from transformers import AutoConfig
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     from ..modeling.loading_sailvit import IncompleteCheckpointError
     from ..modeling.modeling_sailvit import SAILViTModel

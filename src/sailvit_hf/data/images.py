@@ -1,130 +1,190 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Pictures from files: opened with PIL's limits kept, refused with a sentence that says why."""
+"""Pictures from anywhere: decoded within Pillow's limits, or refused with a sentence that says which and why."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile
 
-from ..errors import SailvitError
+from .pictures.colours import background_colour, from_array, is_tensor, to_rgb, upright
+from .pictures.decoding import (
+    FORMATS,
+    MAX_BYTES,
+    MAX_PIXELS,
+    check_extension,
+    check_pixels,
+    decode,
+    decoder_errors,
+    open_bytes,
+)
+from .pictures.errors import (
+    ImageAddressError,
+    ImageDamagedError,
+    ImageEmptyError,
+    ImageError,
+    ImageExtensionError,
+    ImageFileTooLargeError,
+    ImageFormatError,
+    ImageLinkLoopError,
+    ImageMissingError,
+    ImageNotAFileError,
+    ImageOutsideRootError,
+    ImageTooLargeError,
+    ImageTruncatedError,
+    ImageUnreadableError,
+    ImageUnsupportedError,
+    ImageValueError,
+)
+from .pictures.sources import path_of, read_file, read_source, resolve_path, shown
+
+if TYPE_CHECKING:
+    import torch
+
+    ImageSource: TypeAlias = (
+        str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Mapping[str, Any]
+        | Image.Image | np.ndarray | torch.Tensor
+    )  # fmt: skip
+
+__all__ = [
+    "FORMATS",
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "ImageAddressError",
+    "ImageDamagedError",
+    "ImageEmptyError",
+    "ImageError",
+    "ImageExtensionError",
+    "ImageFileTooLargeError",
+    "ImageFormatError",
+    "ImageLinkLoopError",
+    "ImageMissingError",
+    "ImageNotAFileError",
+    "ImageOutsideRootError",
+    "ImageTooLargeError",
+    "ImageTruncatedError",
+    "ImageUnreadableError",
+    "ImageUnsupportedError",
+    "ImageValueError",
+    "check_image",
+    "load_image",
+    "resolve_image_path",
+    "to_rgb",
+]
 
 
-class ImageError(SailvitError):
-    """A picture that cannot be used."""
-
-
-class ImageMissingError(ImageError):
-    """No file is there."""
-
-
-class ImageFormatError(ImageError):
-    """The file is not an image that PIL reads, or it is damaged."""
-
-
-class ImageTooLargeError(ImageError):
-    """The picture has more pixels than PIL's limit against decompression bombs allows."""
-
-
-class ImageOutsideRootError(ImageError):
-    """The path leads out of the folder that pictures must lie in."""
-
-
-def load_image(source: str | Path | bytes | Image.Image, root: str | Path | None = None) -> Image.Image:
-    """Read one picture.
+def load_image(
+    source: ImageSource,
+    root: str | Path | None = None,
+    *,
+    name: str | None = None,
+    background: str | tuple[int, int, int] = "white",
+    max_bytes: int = MAX_BYTES,
+    max_pixels: int = MAX_PIXELS,
+    formats: Sequence[str] = FORMATS,
+    match_extension: bool = False,
+) -> Image.Image:
+    """Read one picture; of an animated one, the first frame.
 
     Args:
-        source (`str`, `Path`, `bytes` or `PIL.Image.Image`): a file, a file's content, or an open picture.
-        root (`str` or `Path`, *optional*): the folder that a relative path starts from and that no path may leave.
+        source: a path; a file's content as bytes, base64 text or data URI; a binary file open for reading, from where
+            it stands; a dictionary with `"bytes"` or `"path"` as `datasets` gives it; a Pillow picture, at the frame
+            it stands at; a NumPy array or torch tensor of shape (H, W), (H, W, C) or (C, H, W), see `from_array`.
+            Addresses (http, https, file) are refused.
+        root (`str` or `Path`, *optional*): the folder that a relative path starts from and that no path may leave,
+            through links neither. Without it paths start from the current folder and may lead anywhere.
+        name (`str`, *optional*): what messages call the picture, such as a sample's id.
+        background (`str` or three `int`, *optional*, defaults to `"white"`): what transparent parts show.
+        max_bytes (`int`, *optional*, defaults to 256 MiB): the longest file.
+        max_pixels (`int`, *optional*, defaults to 89,478,485): the largest picture; Pillow's `Image.MAX_IMAGE_PIXELS`
+            holds as well if it is lower, and 60,000,000 for WebP, whose decoder needs most memory.
+        formats (sequence of `str`, *optional*): Pillow's names of the file formats that are opened; by default
+            PNG, JPEG, GIF, WebP, BMP and TIFF. The content decides, not the file's name.
+        match_extension (`bool`, *optional*, defaults to `False`): refuse a file whose name has the extension of
+            another format than its content. Data sets are full of them, and they decode as well as others.
 
     Returns:
-        `PIL.Image.Image` in mode RGB, turned upright as its EXIF data say, transparent parts on white.
+        `PIL.Image.Image` in mode RGB, turned upright as its EXIF data say.
 
     Raises:
-        ImageError: missing, not an image, too large, or outside `root` (each its own subclass).
+        ImageError: its subclass says why the picture cannot be used; its `sample` is `name`.
+        SailvitError: `background` is no colour.
     """
-    if isinstance(source, Image.Image):
-        return to_rgb(source)
-    path = None if isinstance(source, bytes) else resolve_image_path(source, root)
-    shown = "the picture" if path is None else str(source)
-    with _typed_errors(shown), Image.open(path or io.BytesIO(source)) as image:  # type: ignore[arg-type]
-        return to_rgb(ImageOps.exif_transpose(image))
+    background_colour(background)
+    label = shown(source, name)
+    try:
+        if isinstance(source, Image.Image):
+            _check_opened(source, label, max_pixels, formats)
+            image = source
+        elif isinstance(source, np.ndarray) or is_tensor(source):
+            image = from_array(source, label)
+            check_pixels(image.size, label, max_pixels)
+        else:
+            path = path_of(source) if match_extension else None
+            image = decode(read_source(source, root, label, max_bytes), label, formats, max_pixels, path)
+        with decoder_errors(label):
+            image.load()
+            image = upright(image)
+        return to_rgb(image, background, label)
+    except ImageError as error:
+        error.sample = name
+        raise
 
 
-def check_image(source: str | Path, root: str | Path | None = None) -> Path:
+def check_image(
+    source: str | Path,
+    root: str | Path | None = None,
+    *,
+    name: str | None = None,
+    max_bytes: int = MAX_BYTES,
+    max_pixels: int = MAX_PIXELS,
+    formats: Sequence[str] = FORMATS,
+    match_extension: bool = False,
+) -> Path:
     """Make sure that a file is a picture without decoding it (header, and checksums where the format has them).
 
     Args:
         source (`str` or `Path`): the file.
-        root (`str` or `Path`, *optional*): as in `load_image`.
+        root, name, max_bytes, max_pixels, formats, match_extension (*optional*): as in `load_image`.
 
     Returns:
-        `Path`: the file's absolute path.
+        `Path`: the file's absolute path, links followed.
 
     Raises:
         ImageError: as `load_image`.
     """
-    path = resolve_image_path(source, root)
-    with _typed_errors(str(source)), Image.open(path) as image:
-        image.verify()
+    label = shown(source, name)
+    try:
+        path = resolve_path(source, root, label)
+        content = read_file(path, label, max_bytes)
+        image = open_bytes(content, label, formats, max_pixels)
+        if match_extension:
+            check_extension(image, str(source), label)
+        with decoder_errors(label, content):
+            image.verify()
+    except ImageError as error:
+        error.sample = name
+        raise
     return path
 
 
 def resolve_image_path(source: str | Path, root: str | Path | None = None) -> Path:
-    """The absolute path of an existing file, symbolic links followed.
+    """The absolute path of an existing regular file, symbolic links followed.
 
     Raises:
-        ImageMissingError: no such file.
+        ImageMissingError: no such file, not a file, a loop of links, or an address (each its own subclass).
         ImageOutsideRootError: it does not lie in `root`.
     """
-    text = str(source)
-    if "://" in text:
-        raise ImageMissingError(f"{text} is an address, not a file: download the picture and give its path")
-    base = Path.cwd() if root is None else Path(root).resolve()
-    try:
-        path = (base / text).resolve()
-        is_file, is_there = path.is_file(), path.exists()
-    except (OSError, ValueError, RuntimeError) as error:  # too long, a null byte, a loop of links
-        raise ImageMissingError(f"{text[:80]!r} cannot be a path ({error}): give the path of a picture") from error
-    if root is not None and not path.is_relative_to(base):
-        raise ImageOutsideRootError(
-            f"{text} lies outside {base}: move it there, or name a folder that holds all pictures"
-        )
-    if not is_file:
-        found = "is not a file" if is_there else "does not exist"
-        raise ImageMissingError(f"{text} {found} (looked for {path}): mend the path or put the picture there")
-    return path
+    return resolve_path(source, root, shown(source))
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in mode RGB; transparent parts become white, 16-bit gray is scaled to 8 bits."""
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image if type(image) is Image.Image else image.copy()
-    if image.mode.startswith("I;16"):  # PIL itself would cut it off at 255
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        opaque = Image.new("RGBA", image.size, "white")
-        opaque.alpha_composite(image.convert("RGBA"))
-        return opaque.convert("RGB")
-    return image.convert("RGB")
-
-
-@contextmanager
-def _typed_errors(shown: str) -> Iterator[None]:
-    try:
-        yield
-    except ImageError:
-        raise
-    except Image.DecompressionBombError as error:
-        limit = Image.MAX_IMAGE_PIXELS
-        raise ImageTooLargeError(f"{shown} has too many pixels (PIL warns above {limit}): make it smaller") from error
-    except UnidentifiedImageError as error:
-        raise ImageFormatError(f"{shown} is not an image file: replace it with a PNG, JPEG or WebP picture") from error
-    except PermissionError as error:
-        raise ImageMissingError(f"{shown} may not be read: change the file's permissions") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what PIL raises for damaged files
-        raise ImageFormatError(f"{shown} is damaged ({error}): replace the picture") from error
+def _check_opened(image: Image.Image, label: str, max_pixels: int, formats: Sequence[str]) -> None:
+    check_pixels(image.size, label, max_pixels)
+    # Somebody else opened it, but it is here that it would be decoded, by a program for some formats. MPO is JPEG.
+    allowed = (*formats, "MPO", None)
+    if isinstance(image, ImageFile.ImageFile) and image.tile and image.format not in allowed:
+        raise ImageUnsupportedError(f"{label} is of the format {image.format}: convert it to PNG, JPEG or WebP")

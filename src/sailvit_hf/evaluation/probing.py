@@ -30,9 +30,11 @@ def picture_features(
     """
     device = next(vision_tower.parameters()).device
     features = []
+    # One tile: the features are asked for by picture.
+    whole = {"min_tiles": 1, "max_tiles": 1} if getattr(image_processor, "max_tiles", 1) > 1 else {}
     with evaluation_mode(vision_tower):
         for start in range(0, len(pictures), batch_size):
-            batch = image_processor(images=list(pictures[start : start + batch_size]), return_tensors="pt")
+            batch = image_processor(images=list(pictures[start : start + batch_size]), return_tensors="pt", **whole)
             patches, grid = patch_features(vision_tower, batch["pixel_values"].to(device), layer)
             features.append(patches.unflatten(1, grid).float().cpu())
     return torch.cat(features)

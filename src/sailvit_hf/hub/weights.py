@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BufferedReader
 from math import prod
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import torch
 from huggingface_hub import StateDictSplit, split_state_dict_into_shards_factory
@@ -80,7 +80,10 @@ def weight_files(source: Path) -> list[Path]:
             raise SailvitError(f"{source} is not a safetensors file: {_NO_PICKLES}")
         return [source]
     if (source / INDEX_NAME).is_file():
-        names = sorted(set(read_json(source / INDEX_NAME).get("weight_map", {}).values()))
+        entries = read_json(source / INDEX_NAME).get("weight_map", {})
+        names = sorted({str(name) for name in entries.values()}) if isinstance(entries, dict) else []
+        for name in names:
+            _check_own_file(source / INDEX_NAME, name)
         missing = [name for name in names if not (source / name).is_file()]
         if missing or not names:
             lacks = f"names {', '.join(missing)}, which the folder lacks" if missing else "names no file"
@@ -102,6 +105,14 @@ def weight_files(source: Path) -> list[Path]:
     raise SailvitError(f"{source} holds no safetensors file: name the folder of a checkpoint")
 
 
+def _check_own_file(index: Path, name: str) -> None:
+    """Refuse a name in an index that leads out of the folder, or to something else than safetensors."""
+    if PurePosixPath(name).name != name or PureWindowsPath(name).name != name:
+        raise SailvitError(f"{index} names {name!r}, which is not in its folder: fetch it from somebody you trust")
+    if not name.endswith(".safetensors"):
+        raise SailvitError(f"{index} names {name!r}, which is not a safetensors file: {_NO_PICKLES}")
+
+
 _NO_PICKLES = (
     "only safetensors files are read, since other formats can run code when they are opened; save the model as "
     "safetensors with the library that made it"
@@ -112,7 +123,7 @@ def read_json(path: Path) -> dict:
     """The object in a JSON file; `SailvitError` if it cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SailvitError(f"{path} cannot be read as JSON ({error}): fetch it again") from error
     if not isinstance(content, dict):
         raise SailvitError(f"{path} holds no JSON object: fetch it again")

@@ -1,6 +1,9 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
 """Configurations of SAILViT and of the vision-language model that refines it."""
 
+from .versions_sailvit import check_transformers  # noqa: F401  # first, or another import fails in worse words
+
+# isort: split
 from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
@@ -38,7 +41,58 @@ PRESETS: dict[str, dict[str, int | float]] = {
 }
 
 
-class SAILViTConfig(BackboneConfigMixin, PreTrainedConfig):
+# Keys that say which attention runs. In a file they are at best a demand for a package that the reader may not have; a
+# name with a slash is a kernel that is fetched from the Hub and run (CVE-2026-4372).
+_ATTENTION_KEYS = frozenset(
+    f"{prefix}{part}_implementation{suffix}"
+    for part in ("attn", "experts")
+    for prefix, suffix in (("", ""), ("_", ""), ("_", "_internal"))
+)
+
+
+def _without_demands(values: Any, name: str) -> Any:
+    """What a file says, nested parts included, without what only the reader decides; what is hostile is refused."""
+    if isinstance(values, list):
+        return [_without_demands(item, name) for item in values]
+    if not isinstance(values, dict):
+        return values
+    kept = {}
+    for key, value in values.items():
+        place = f"{name}.{key}" if name else str(key)
+        if key == "trust_remote_code":
+            if value:
+                raise ValueError(
+                    f"The configuration sets {place}: only the reader may switch on code from elsewhere, a file may "
+                    "not; remove it from config.json if you trust its author."
+                )
+        elif key in _ATTENTION_KEYS:
+            if value is not None and not (isinstance(value, str) and value.isidentifier()):
+                raise ValueError(
+                    f"The configuration sets {place} to {value!r}: a file may not have code fetched and run; remove "
+                    "it, and pass attn_implementation yourself if you want that kernel."
+                )
+        elif key == "auto_map" and name:
+            continue  # nested models are transformers' own, or ours
+        else:
+            kept[key] = _without_demands(value, place)
+    return kept
+
+
+class _ConfigFromFile(PreTrainedConfig):
+    """A configuration that a file cannot use to run something."""
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """See [`~transformers.PreTrainedConfig.from_dict`].
+
+        Raises:
+            ValueError: the values switch on remote code, or name an attention that would be fetched from the Hub.
+        """
+        # What the caller asks for comes in kwargs, and is the caller's to decide.
+        return super().from_dict(_without_demands(config_dict, ""), **kwargs)
+
+
+class SAILViTConfig(BackboneConfigMixin, _ConfigFromFile):
     r"""
     Configuration of a [`SAILViTModel`]; the defaults are those of SAILViT-Large (309,984,256 parameters).
 
@@ -134,9 +188,9 @@ class SAILViTConfig(BackboneConfigMixin, PreTrainedConfig):
         return cls(**{**PRESETS[name], **overrides})
 
 
-# Keys that a configuration file must never set on a nested model: they switch on remote code or reach into the
-# attention's internals (CVE-2026-4372, CVE-2026-5241).
-_UNSAFE_KEYS = ("trust_remote_code", "auto_map", "_attn_implementation", "_attn_implementation_internal")
+# Keys that a nested model must never have: they switch on remote code or reach into the attention's internals
+# (CVE-2026-4372, CVE-2026-5241).
+_UNSAFE_KEYS = _ATTENTION_KEYS | {"trust_remote_code", "auto_map"}
 
 
 def _sub_config(value: "dict[str, Any] | PreTrainedConfig", role: str) -> PreTrainedConfig:
@@ -149,13 +203,13 @@ def _sub_config(value: "dict[str, Any] | PreTrainedConfig", role: str) -> PreTra
         return SAILViTConfig(**values)
     if model_type not in CONFIG_MAPPING:
         raise ValueError(
-            f"The {role}'s model_type is {model_type!r}, which this version of transformers does not know; "
-            "use a model that AutoConfig knows."
+            f"The {role}'s model_type is {model_type!r}, which this version of transformers does not know, and code "
+            "for it from elsewhere is not run; use a model that AutoConfig knows."
         )
     return CONFIG_MAPPING[model_type](**values)
 
 
-class SAILViTVLMConfig(PreTrainedConfig):
+class SAILViTVLMConfig(_ConfigFromFile):
     r"""
     Configuration of a [`SAILViTForConditionalGeneration`]: any vision tower, the connector, any causal language model.
 
@@ -197,6 +251,16 @@ class SAILViTVLMConfig(PreTrainedConfig):
     def merge_size(self) -> int:
         """Side, in patches, of the square that becomes one token of the language model."""
         return round(1 / self.downsample_ratio)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as a dictionary, without where the parts were loaded from and where their own code lay."""
+        # The one may be a path on somebody's machine, the other names files that are no longer beside them.
+        values = super().to_dict()
+        for name in self.sub_configs:
+            if isinstance(part := values.get(name), dict):
+                part.pop("auto_map", None)
+                part["_name_or_path"] = ""
+        return values
 
 
 SAILViTConfig.register_for_auto_class()

@@ -360,7 +360,6 @@ class SAILViTForConditionalGeneration(SAILViTVLMPreTrainedModel, GenerationMixin
         labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
-        shift_labels: torch.LongTensor | None = None,
         mm_encoder_outputs: dict[str, Any] | None = None,
         return_dict: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -375,14 +374,18 @@ class SAILViTForConditionalGeneration(SAILViTVLMPreTrainedModel, GenerationMixin
             logits_to_keep (`int` or `torch.Tensor`, *optional*): How many last positions, or which, get logits.
             num_items_in_batch (`int`, *optional*): Number of learnt tokens of the whole global batch; the loss is
                 their mean, however the batch was cut into micro-batches.
-            shift_labels (`torch.LongTensor` of shape `(B, L)`, *optional*): The labels moved one place to the left
-                already, as context-parallel training gives them; then `labels` only says that a loss is wanted.
             mm_encoder_outputs (`dict`, *optional*): See [`SAILViTVLMModel`].
+            kwargs: Among others `shift_labels` (`torch.LongTensor` of shape `(B, L)`), the labels moved one place to
+                the left already, as context-parallel training gives them; then `labels` only says that a loss is
+                wanted.
 
         Returns:
             [`SAILViTCausalLMOutput`], the loss in fp32.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
+        # Not named above: the Trainer takes every argument that is called labels for one that a batch must have, and
+        # gives no `eval_loss` without it.
+        shift_labels = kwargs.pop("shift_labels", None)
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,

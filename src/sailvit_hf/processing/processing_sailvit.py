@@ -1,6 +1,9 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
 """The processor of SAILViT's vision-language model: chats with pictures to tensors, and the labels to learn from."""
 
+from .versions_sailvit import check_transformers  # noqa: F401  # first, or another import fails in worse words
+
+# isort: split
 from typing import Any
 
 import numpy as np
@@ -92,15 +95,22 @@ class SAILViTProcessor(ProcessorMixin):
         return -(-rows // merge) * -(-columns // merge)
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
-        """The placeholder of picture `image_idx`, as often as the connector yields tokens for it."""
-        shape = image_inputs["pixel_values"][image_idx].shape
+        """The placeholder of picture `image_idx`, as often as the connector yields tokens for all its tiles."""
+        tiles = [int(count) for count in image_inputs["num_tiles"]] if "num_tiles" in image_inputs else None
+        first = image_idx if tiles is None else sum(tiles[:image_idx])
+        shape = image_inputs["pixel_values"][first].shape
         if len(shape) != 3:
             raise ValueError(
                 f"{type(self.image_processor).__name__} gives an array of shape {tuple(shape)} for a picture, not "
                 "(C, H, W); use an image processor that resizes to a fixed size, such as SAILViTImageProcessorPil."
             )
         height, width = shape[-2:]
-        return self.image_token * self._tokens_per_image(height, width)
+        return self.image_token * (self._tokens_per_image(height, width) * (1 if tiles is None else tiles[image_idx]))
+
+    @property
+    def unused_input_names(self) -> list[str]:
+        """What the image processor says for the placeholders, and the model does not need."""
+        return ["num_tiles"]
 
     def _get_num_multimodal_tokens(
         self, image_sizes: list[tuple[int, int]] | None = None, **kwargs: Any
@@ -112,12 +122,39 @@ class SAILViTProcessor(ProcessorMixin):
         kwargs = {name: value for name, value in kwargs.items() if name in known}
         counts = {}
         for height, width in set(map(tuple, image_sizes)):
-            # The image processor itself decides: it may be any, with any settings.
-            blank = np.zeros((height, width, 3), dtype=np.uint8)
-            rows, columns = self.image_processor(blank, **kwargs)["pixel_values"][0].shape[-2:]
-            counts[height, width] = self._tokens_per_image(rows, columns)
-        tokens = [counts[height, width] for height, width in image_sizes]
-        return MultiModalData(num_image_tokens=tokens, num_image_patches=[1] * len(tokens))
+            counts[height, width] = self._tokens_and_tiles(height, width, kwargs)
+        found = [counts[height, width] for height, width in image_sizes]
+        return MultiModalData(
+            num_image_tokens=[tokens for tokens, _ in found], num_image_patches=[tiles for _, tiles in found]
+        )
+
+    def _tokens_and_tiles(self, height: int, width: int, kwargs: dict[str, Any]) -> tuple[int, int]:
+        """Placeholders and tiles of a picture of this size."""
+        size = kwargs.get("size", self.image_processor.size)
+        size = size if isinstance(size, dict) else vars(size)
+        if hasattr(self.image_processor, "get_number_of_tiles") and size.get("height") and size.get("width"):
+            resizes = kwargs.get("do_resize", self.image_processor.do_resize)
+            crops = kwargs.get("do_center_crop", self.image_processor.do_center_crop)
+            if resizes and not crops:
+                tiles = self.image_processor.get_number_of_tiles(height, width, kwargs)
+                return tiles * self._tokens_per_image(size["height"], size["width"]), tiles
+        # The image processor itself decides: it may be any, with any settings.
+        blank = np.zeros((height, width, 3), dtype=np.uint8)
+        rows, columns = self.image_processor(blank, **kwargs)["pixel_values"][0].shape[-2:]
+        return self._tokens_per_image(rows, columns), 1
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """The values as a dictionary, in which `auto_map` names a part's own code only."""
+        # transformers gives the parts the map of this class, too. An image processor that was read from there and is
+        # saved beside a vision tower alone would name a file that is not there.
+        values = super().to_dict(**kwargs)
+        part = values.get("image_processor")
+        if isinstance(part, dict) and "auto_map" in part:
+            rest = {key: value for key, value in part["auto_map"].items() if key != "AutoProcessor"}
+            del part["auto_map"]
+            if rest:
+                part["auto_map"] = rest
+        return values
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> list[str]:
         """Save all parts. The map of the code files is written, but does not stay on the objects that were saved."""
@@ -162,19 +199,17 @@ class SAILViTProcessor(ProcessorMixin):
                     f"Conversation {index} of the batch has {places} image parts but {len(pictures)} pictures; "
                     "give one picture for each part of type 'image'."
                 )
-        # Lists, not tensors: the mask is made by a loop over the tokens, which is slow on a tensor's elements.
         batch = self.apply_chat_template(
             [_with_pictures(chat, pictures) for chat, pictures in zip(conversations, images, strict=True)],
             tokenize=True,
             return_dict=True,
             return_tensors=None,
-            return_assistant_tokens_mask=True,
             processor_kwargs={"padding": True, "padding_side": "right", "return_token_type_ids": False},
         )
         tensors = {key: torch.tensor(batch[key]) for key in ("input_ids", "attention_mask")}
         if any(images):
             tensors["pixel_values"] = torch.from_numpy(np.asarray(batch["pixel_values"]))
-        answers = torch.tensor(batch["assistant_masks"], dtype=torch.bool)
+        answers = self._answers(conversations, tensors["input_ids"], tensors["attention_mask"].bool())
         tensors["labels"] = tensors["input_ids"].masked_fill(~answers, IGNORE_INDEX)
         longest = int(tensors["attention_mask"].sum(dim=1).max())
         if max_length is not None and longest > max_length:
@@ -183,6 +218,31 @@ class SAILViTProcessor(ProcessorMixin):
                 "leave it out of the data or raise max_length."
             )
         return tensors
+
+    def _answers(
+        self, conversations: list[list[dict[str, Any]]], input_ids: torch.Tensor, real: torch.Tensor
+    ) -> torch.Tensor:
+        """Which tokens the assistant's answers are, bool of shape `(B, L)`.
+
+        The tokenizer is asked, about texts with one token for a picture: older versions of transformers look for the
+        answers at these places in texts with all of a picture's tokens, where they are not.
+        """
+        short = self.tokenizer.apply_chat_template(
+            conversations,
+            chat_template=self.chat_template,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+        answers = torch.zeros_like(real)
+        for row, ids in enumerate(input_ids):
+            tokens, marks = torch.tensor([short["input_ids"][row], short["assistant_masks"][row]])
+            tokens, marks = tokens[tokens != self.image_token_id], marks[tokens != self.image_token_id]
+            # Pictures aside, the tokens are the same but for what the tokenizer puts around a text.
+            places = ((ids != self.image_token_id) & real[row]).nonzero()[:, 0]
+            start = (ids[places].unfold(0, len(tokens), 1) == tokens).all(dim=1).nonzero()[0, 0]
+            answers[row, places[start : start + len(tokens)]] = marks.bool()
+        return answers
 
 
 def _image_parts(chat: list[dict[str, Any]]) -> int:

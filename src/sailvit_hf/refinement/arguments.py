@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from ..errors import SailvitError
 from .stages import MODULES, RefinementStage
@@ -22,6 +23,10 @@ class RefinementArguments(TrainingArguments):
         vision_tower_layer_decay (`float`, *optional*): each layer of the vision tower learns at this share of the rate
             of the layer above it, as in BEiT; in (0, 1], defaults to one rate for all.
 
+    Parameters that control the data:
+        bad_sample_limit (`float`, defaults to 0.01): the share of samples that may be unreadable (a broken picture, a
+            missing file). They are replaced by others and reported once; past the limit training stops with the list.
+
     Parameters that control what trains:
         freeze_vision_layers (`int`, defaults to 0): how many groups of the vision tower stay frozen, counted from
             the input: the embeddings are the first, then comes each layer.
@@ -37,7 +42,8 @@ class RefinementArguments(TrainingArguments):
 
     Defaults that differ from `TrainingArguments` (all ours; the report publishes none of them): one epoch (table 3
     publishes one for two of the stages), AdamW with betas 0.9, 0.95 and weight decay 0.05, cosine schedule with 3 %
-    warm-up, a log entry every 10 steps, no reporting integration, all columns kept, and no per-step check for NaN (the
+    warm-up, a log entry every 10 steps, no reporting integration, all columns kept, pushes
+        (if asked for) to a private repository at the end of a stage only, and no per-step check for NaN (the
     trainer stops with an error at the next log entry instead of hiding it).
     """
 
@@ -57,6 +63,11 @@ class RefinementArguments(TrainingArguments):
     vision_tower_layer_decay: float | None = field(
         default=None,
         metadata={"help": "Share of its rate that each layer of the vision tower hands down to the one below it."},
+    )
+
+    # Data
+    bad_sample_limit: float = field(
+        default=0.01, metadata={"help": "Share of the samples that may be unreadable; they are replaced by others."}
     )
 
     # What trains
@@ -97,6 +108,13 @@ class RefinementArguments(TrainingArguments):
     report_to: None | str | list[str] = field(
         default="none", metadata={"help": "Reporting integrations, such as tensorboard or wandb."}
     )
+    hub_strategy: str = field(
+        default="end",
+        metadata={"help": "When push_to_hub pushes: at the end, for the checkpoints before it hold pickles."},
+    )
+    hub_private_repo: bool | None = field(
+        default=True, metadata={"help": "Make the Hub repository private, and refuse one that is public."}
+    )
     remove_unused_columns: bool = field(
         default=False,
         metadata={"help": "Drop columns that the model's forward does not name; the collator needs them."},
@@ -104,6 +122,11 @@ class RefinementArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.push_to_hub and HubStrategy(self.hub_strategy) != HubStrategy.END:
+            raise SailvitError(
+                f"hub_strategy {HubStrategy(self.hub_strategy).value!r} would push optimiser state and pickles: use "
+                "'end', which pushes the stage's checkpoint"
+            )
         if not torch.cuda.is_available() and self.device.type == "cpu":
             self.dataloader_pin_memory = False  # nothing to copy to; torch would warn at every epoch
         if self.global_batch_size is not None:

@@ -1,13 +1,15 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
 """Put models together for a run: the start of a refinement from its parts, and the parts of a checkpoint."""
 
+import copy
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # as there, it asks for no torchvision
 
 from ..errors import SailvitError
 from ..modeling.modeling_sailvit_vlm import SAILViTForConditionalGeneration
@@ -15,6 +17,7 @@ from ..modeling.vision_towers import native_size, patch_sides, tower_facts, visi
 from ..processing.image_processing_pil_sailvit import SAILViTImageProcessorPil
 from ..processing.processing_sailvit import SAILViTProcessor
 from .lineage import FILE_NAME, Lineage, model_card
+from .parents import describe_parent, find_lineage
 from .recipe import Recipe
 from .run_folder import write_text
 
@@ -27,6 +30,8 @@ def _load(key: str, source: str, load: Callable[[], T]) -> T:
         return load()
     except (OSError, ValueError, KeyError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if "use_safetensors" in reason or "no file named model.safetensors" in reason:
+            reason = "it has no weights as safetensors, and pickles are not read, since they can run code; convert it"
         raise SailvitError(f"{key}: {source} cannot be loaded: {reason}") from error
 
 
@@ -60,7 +65,9 @@ def load_language_model(source: str | Path, revision: str | None = None, key: st
         key,
         str(source),
         lambda: (
-            AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=torch.float32),
+            AutoModelForCausalLM.from_pretrained(
+                source, revision=revision, dtype=torch.float32, use_safetensors=True
+            ),
             AutoTokenizer.from_pretrained(source, revision=revision),
         ),
     )
@@ -114,10 +121,9 @@ def build_start(recipe: Recipe, foundations: Any | None) -> tuple[Any, Any, Line
     if start.model is not None:
         model = load_vlm(start.model, start.model_revision, "start.model")
         processor = load_processor(start.model, start.model_revision, "start.model")
-        try:
-            lineage = Lineage.load(start.model)
-        except SailvitError:
-            lineage = Lineage(name=recipe.name, parents={"model": _named(start.model, start.model_revision)})
+        lineage = find_lineage(start.model, start.model_revision)
+        if lineage is None:
+            lineage = Lineage(name=recipe.name, parents={"model": describe_parent(start.model, start.model_revision)})
         return model, processor, lineage
     tower_source = _part(start.vision_tower, foundations, "vision_tower")
     language_source = _part(start.language_model, foundations, "language_model")
@@ -125,7 +131,9 @@ def build_start(recipe: Recipe, foundations: Any | None) -> tuple[Any, Any, Line
         "start.vision_tower",
         tower_source,
         lambda: (
-            AutoModel.from_pretrained(tower_source, revision=start.vision_tower_revision, dtype=torch.float32),
+            AutoModel.from_pretrained(
+                tower_source, revision=start.vision_tower_revision, dtype=torch.float32, use_safetensors=True
+            ),
             AutoImageProcessor.from_pretrained(tower_source, revision=start.vision_tower_revision),
         ),
     )
@@ -145,8 +153,8 @@ def build_start(recipe: Recipe, foundations: Any | None) -> tuple[Any, Any, Line
     except ValueError as error:
         raise SailvitError(f"start: the two parts do not fit: {error}") from error
     parents = {
-        "vision_tower": _named(start.vision_tower, start.vision_tower_revision),
-        "language_model": _named(start.language_model, start.language_model_revision),
+        "vision_tower": _parent(start.vision_tower, tower_source, start.vision_tower_revision),
+        "language_model": _parent(start.language_model, language_source, start.language_model_revision),
     }
     return model, processor, Lineage(name=recipe.name, parents=parents)
 
@@ -155,10 +163,10 @@ def _part(source: str | None, foundations: Any | None, name: str) -> str:
     return str(getattr(foundations, name)) if source == "demo" else str(source)
 
 
-def _named(source: str | None, revision: str | None) -> str:
-    if source == "demo":
-        return "demo foundation"
-    return f"{source}@{revision}" if revision else str(source)
+def _parent(named: str | None, source: str, revision: str | None) -> dict[str, Any]:
+    """What the lineage says of a part; one of the demo is known by the demo's name wherever its cache lies."""
+    described = describe_parent(source, revision)
+    return {**described, "source": "demo foundation"} if named == "demo" else described
 
 
 def save_checkpoint(folder: Path, model: Any, processor: Any, lineage: Lineage) -> None:
@@ -172,7 +180,11 @@ def save_backbone(folder: Path, checkpoint: Path) -> None:
     """Write the vision tower of a checkpoint alone, with its image processor, lineage and a card of its own."""
     model, processor = load_vlm(checkpoint), load_processor(checkpoint)
     model.model.vision_tower.save_pretrained(folder)
-    processor.image_processor.save_pretrained(folder)
+    image_processor = copy.copy(processor.image_processor)
+    if getattr(image_processor, "max_tiles", 1) > 1:
+        # Tiles are the vision-language model's; who takes the tower alone gets one array for one picture.
+        image_processor.min_tiles = image_processor.max_tiles = 1
+    image_processor.save_pretrained(folder)
     lineage = Lineage.load(checkpoint).save(folder)
     write_text(folder / "README.md", backbone_card(lineage, model))
 

@@ -18,8 +18,9 @@ from typing import Any
 from ..errors import SailvitError
 
 FILE_NAME = "refinement.json"
-FORMAT = 1
-_PACKAGES = ("torch", "transformers", "accelerate", "datasets")
+FORMAT = 2
+_READABLE = (1, 2)  # 1 told a parent by its name only
+_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "huggingface_hub", "tokenizers", "safetensors", "peft")
 _ROWS_IN_FINGERPRINT = 256
 
 
@@ -32,7 +33,8 @@ class StageRecord:
         trains: the modules that it trained.
         learning_rates: peak learning rate of each of them.
         arguments: the training arguments that matter for the result.
-        data: `source`, number of `samples` and `fingerprint` of the data set.
+        data: `source`, number of `samples` and `fingerprint` of the data set; of several that were put together, also
+            the `samples` and `fingerprint` of each, as `parts`.
         steps: optimiser steps done, of `max_steps`; smaller in a checkpoint on the way.
         samples_seen: samples that went through the model, repeated ones counted each time.
         train_loss: mean training loss over the steps logged; `None` if nothing was logged.
@@ -40,6 +42,9 @@ class StageRecord:
         seed: of the order of the samples and of dropout.
         versions: of Python and of the packages that take part.
         hardware: device, its name and number of processes.
+        start: the checkpoint that it started from, as far as it is known: `weights` (file -> SHA-256), and of a Hub
+            repository `source` and `revision`.
+        metrics: what was measured after it, by data set or kind of test.
     """
 
     stage: str
@@ -55,6 +60,8 @@ class StageRecord:
     seed: int
     versions: dict[str, str]
     hardware: dict[str, Any]
+    start: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "trains", tuple(self.trains))  # JSON knows lists only
@@ -66,29 +73,53 @@ class Lineage:
 
     Attributes:
         name: of the refinement, for instance the recipe's.
-        parents: what the model was put together from: module -> folder or Hub id with a revision.
+        parents: what the model was put together from: module -> `source`, `revision`, `license` and `weights` (see
+            `describe_parent`), or a name where no more is known.
         stages: the stages done, in order.
         weights: weight file -> SHA-256 of its bytes, as of the last `save`.
+        origin: of a lineage read from the Hub, the `source` and `revision`; not stored.
     """
 
     name: str = "sailvit"
     parents: dict[str, Any] = field(default_factory=dict)
     stages: tuple[StageRecord, ...] = ()
     weights: dict[str, str] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict, compare=False)
 
     def with_stage(self, record: StageRecord) -> "Lineage":
         """This lineage and one more stage; the digests of the old weights are dropped."""
-        return replace(self, stages=(*self.stages, record), weights={})
+        return replace(self, stages=(*self.stages, record), weights={}, origin={})
+
+    def found_at(self, source: str, revision: str) -> "Lineage":
+        """This lineage, which was read from a Hub repository at a commit."""
+        return replace(self, origin={"source": source, "revision": revision})
+
+    def with_metrics(self, metrics: Mapping[str, Any]) -> "Lineage":
+        """This lineage with what was measured after its last stage; of a model before its first stage as it is."""
+        if not self.stages:
+            return self
+        last = replace(self.stages[-1], metrics={**self.stages[-1].metrics, **metrics})
+        return replace(self, stages=(*self.stages[:-1], last))
+
+    def as_start(self) -> dict[str, Any]:
+        """What the record of a stage says about the checkpoint that it starts from."""
+        return {**self.origin, "weights": dict(self.weights)} if self.weights else dict(self.origin)
 
     def save(self, folder: str | os.PathLike) -> "Lineage":
         """Write `refinement.json` into a checkpoint, with the digests of the weight files found there."""
         saved = replace(self, weights=weight_digests(folder))
-        text = json.dumps({"format": FORMAT, **asdict(saved)}, indent=2, ensure_ascii=False) + "\n"
+        saved.write(folder)
+        return saved
+
+    def write(self, folder: str | os.PathLike) -> None:
+        """Write `refinement.json` with the digests that this lineage has: the weights are as they were."""
+        values = asdict(self)
+        del values["origin"]
+        text = json.dumps({"format": FORMAT, **values}, indent=2, ensure_ascii=False) + "\n"
         path = Path(folder, FILE_NAME)
         draft = path.with_name(f".{FILE_NAME}.{os.getpid()}")
         draft.write_text(text, encoding="utf-8")
         draft.replace(path)  # in one go: a reader never sees half a file
-        return saved
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "Lineage":
@@ -102,13 +133,15 @@ class Lineage:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise SailvitError(f"{path} does not exist: the folder holds no checkpoint of a refinement") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise SailvitError(f"{path} cannot be read ({error}): restore it from the checkpoint's source") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            found = content.get("format") if isinstance(content, dict) else None
-            raise SailvitError(f"{path} has format {found!r}, this version reads {FORMAT}: update sailvit_hf")
+        found = content.get("format") if isinstance(content, dict) else None
+        if found not in _READABLE:
+            known = " and ".join(map(str, _READABLE))
+            raise SailvitError(f"{path} has format {found!r}, this version reads {known}: update sailvit_hf")
         del content["format"]
         try:
+            _check_shape(content)
             stages = tuple(StageRecord(**record) for record in content.pop("stages", []))
             return cls(stages=stages, **content)
         except TypeError as error:
@@ -130,6 +163,40 @@ class Lineage:
             )
 
 
+def _check_shape(content: dict[str, Any]) -> None:
+    """Raise a TypeError for values that no lineage has; the files may come from anywhere."""
+    kinds: dict[str, type] = {"name": str, "parents": dict, "stages": list, "weights": dict}
+    unknown = sorted(content.keys() - kinds.keys())
+    if unknown:
+        raise TypeError(f"unknown: {', '.join(unknown)}")
+    for name, kind in kinds.items():
+        if not isinstance(content.get(name, kind()), kind):
+            raise TypeError(f"{name} is a {type(content[name]).__name__}")
+    number, loss = (int, float), (int, float, type(None))
+    of_stage: dict[str, Any] = {
+        "stage": str, "trains": list, "learning_rates": dict, "arguments": dict, "data": dict, "steps": int,
+        "max_steps": int, "samples_seen": int, "train_loss": loss, "final_loss": loss, "versions": dict,
+        "hardware": dict, "start": dict, "metrics": dict,
+    }  # fmt: skip
+    for record in content.get("stages", []):
+        if not isinstance(record, dict):
+            raise TypeError(f"a stage is a {type(record).__name__}")
+        values = {name: record[name] for name in of_stage if name in record}
+        for name, value in values.items():
+            if not isinstance(value, of_stage[name]):
+                raise TypeError(f"{name} of a stage is a {type(value).__name__}")
+        if not all(isinstance(rate, number) for rate in record.get("learning_rates", {}).values()):
+            raise TypeError("a learning rate is no number")
+
+
+def parent_name(parent: Any) -> str:
+    """A parent in one line: its source, and its revision if it has one."""
+    if not isinstance(parent, Mapping):
+        return str(parent)
+    revision = parent.get("revision")
+    return f"{parent.get('source')}@{revision}" if revision else str(parent.get("source"))
+
+
 def weight_digests(folder: str | os.PathLike) -> dict[str, str]:
     """SHA-256 (hexadecimal) of every safetensors file of a folder, by file name."""
     digests = {}
@@ -146,16 +213,28 @@ def describe_data(dataset: Any, source: str | None) -> dict[str, Any]:
     """Source, number of samples and fingerprint of a data set; what cannot be known (a stream's length) is `None`.
 
     The fingerprint is the SHA-256 of the number of samples and of the messages of at most 256 of them, evenly spaced:
-    the same on every machine, and cheap because no picture is decoded.
+    the same on every machine, and cheap because no picture is decoded. Of a file named by its whole path only the name
+    is kept: the path is nobody else's matter. Data sets that were put together are described one by one, too.
     """
+    if source is not None:
+        source = " + ".join(Path(one).name if Path(one).is_absolute() else one for one in source.split(" + "))
+    samples, fingerprint = _fingerprint(dataset)
+    described: dict[str, Any] = {"source": source, "samples": samples, "fingerprint": fingerprint}
+    parts = getattr(dataset, "datasets", None)  # torch's ConcatDataset
+    if samples is not None and isinstance(parts, list) and len(parts) > 1:
+        described["parts"] = [dict(zip(("samples", "fingerprint"), _fingerprint(part), strict=True)) for part in parts]
+    return described
+
+
+def _fingerprint(dataset: Any) -> tuple[int | None, str | None]:
     try:
         samples = len(dataset)
     except TypeError:
-        return {"source": source, "samples": None, "fingerprint": None}
+        return None, None
     rows = dataset
     if hasattr(dataset, "select_columns"):
         if "messages" not in dataset.column_names:
-            return {"source": source, "samples": samples, "fingerprint": None}
+            return samples, None
         rows = dataset.with_format(None).select_columns(["messages"])
     digest = hashlib.sha256(str(samples).encode())
     step = max(1, -(-samples // _ROWS_IN_FINGERPRINT))
@@ -163,7 +242,7 @@ def describe_data(dataset: Any, source: str | None) -> dict[str, Any]:
         row = rows[index]
         messages = row.get("messages") if isinstance(row, Mapping) else None
         digest.update(json.dumps(messages, sort_keys=True, default=str).encode())
-    return {"source": source, "samples": samples, "fingerprint": digest.hexdigest()}
+    return samples, digest.hexdigest()
 
 
 def package_versions() -> dict[str, str]:
@@ -209,7 +288,8 @@ def _table(lineage: Lineage) -> str:
 
 def model_card(lineage: Lineage) -> str:
     """The `README.md` of a checkpoint, filled in from its lineage."""
-    parents = "\n".join(f"- {module}: {source}" for module, source in lineage.parents.items()) or "- not recorded"
+    named = [f"- {module}: {parent_name(parent)}" for module, parent in lineage.parents.items()]
+    parents = "\n".join(named) or "- not recorded"
     return f"""---
 library_name: transformers
 pipeline_tag: image-text-to-text

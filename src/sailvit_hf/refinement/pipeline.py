@@ -30,7 +30,7 @@ from .assembly import (
     save_backbone,
     save_checkpoint,
 )
-from .lineage import Lineage
+from .lineage import Lineage, parent_name
 from .recipe import Recipe, Source
 from .run_folder import RunFolder, is_main_process, last_complete_checkpoint, wait_for_everyone, write_json
 from .stages import STAGES, RefinementStage, get_stage
@@ -173,6 +173,8 @@ class Run:
                 steps.append((state, f"Stage {state}: {stage.title}", partial(self._train, stage, previous), True))
             if self.recipe.evaluation is not None:
                 steps.append((f"evaluate-{state}", f"Evaluation after {state}", partial(self._evaluate, state)))
+            if previous is not None and self.arguments[state].push_to_hub:
+                steps.append((f"publish-{state}", f"Publishing {state}", partial(self._publish, state)))
         steps.append((BACKBONE, "The refined backbone alone", self._save_backbone))
         if self.recipe.evaluation is not None and self.recipe.evaluation.encoder_swap is not None:
             for name in self._swap_language_models():
@@ -257,6 +259,8 @@ class Run:
         try:
             arguments = RefinementArguments(output_dir=str(folder), seed=self.recipe.seed, **values)
             arguments.module_learning_rates(get_stage(key))
+            if arguments.push_to_hub and arguments.hub_model_id is None:
+                raise SailvitError("push_to_hub needs the repository: set hub_model_id to owner/name")
         except (ValueError, TypeError, ImportError) as error:
             raise SailvitError(f"stages.{key}.arguments: {' '.join(str(error).split())}") from error
         return arguments
@@ -286,7 +290,7 @@ class Run:
         if checkpoint is not None:
             logger.info(f"Going on from {checkpoint}")
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
-        trainer.save_model(str(folder))
+        trainer.save_model(str(folder), _internal_call=True)  # published as a step of its own, with its metrics
         if is_main_process():
             (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle; refinement.json has what matters of it
             # Sorted: the Trainer's own order differs between entries from before and after a resume.
@@ -299,6 +303,21 @@ class Run:
             "steps": record.steps,
             "samples_seen": record.samples_seen,
         }
+
+    def _publish(self, key: str) -> dict[str, str]:
+        """Push a stage's checkpoint, as the Trainer would; a push that fails is tried again by `--resume`."""
+        from ..hub.publish import publish_checkpoint
+
+        arguments = self.arguments[key]
+        commit = publish_checkpoint(
+            self.folder / key,
+            str(arguments.hub_model_id),
+            private=arguments.hub_private_repo is not False,
+            pull_request=False,
+            branch=arguments.hub_revision,
+        ).commit
+        logger.info(f"Pushed to {commit.repo}, commit {commit.oid}")
+        return {"repo": commit.repo, "revision": commit.oid}
 
     def _evaluate(self, state: str) -> dict[str, Any]:
         """Metrics of a state; also its answers to the sample questions and its feature maps, for the report."""
@@ -322,6 +341,7 @@ class Run:
                 gallery.record_feature_maps(folder, state, tower, processor.image_processor, pictures, layer=layer)
             if plan.probes and self.recipe.uses_demo():
                 result["probes"] = probing.probe_backbone(tower, processor.image_processor, self.world, layer=layer)
+        Lineage.load(folder / state).with_metrics(result).write(folder / state)
         return result
 
     def _changed_the_tower(self, state: str) -> bool:
@@ -424,7 +444,8 @@ class Run:
         """Source and number of parameters of each module at the start."""
         from .callbacks import module_summary
 
-        parents = Lineage.load(self.folder / START).parents
+        lineage = Lineage.load(self.folder / START)
+        parents = {module: parent_name(parent) for module, parent in lineage.parents.items()}
         whole = parents.get("model")
         sources = {"multi_modal_projector": whole or "fresh", **parents}
         return {

@@ -31,8 +31,8 @@ RESERVED_ARGUMENTS = {
     "seed": "`seed` at the top of the recipe",
     "resume_from_checkpoint": "the command's --resume",
     "remove_unused_columns": "nothing: the collator needs every column",
+    "hub_token": "`hf auth login` or HF_TOKEN, for a recipe is copied into the run's folder",
     "logging_dir": "`output_dir` at the top of the recipe",
-    "push_to_hub": "a separate upload of the finished checkpoint",
 }
 """Fields of `RefinementArguments` that the pipeline sets itself, and what to use instead."""
 

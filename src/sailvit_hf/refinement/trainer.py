@@ -2,6 +2,7 @@
 """The trainer of all stages: `transformers.Trainer` with a stage, an optimiser per module and whole checkpoints."""
 
 import copy
+import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,11 +14,14 @@ from torch import nn
 from transformers import PrinterCallback, ProgressCallback, Trainer
 from transformers.utils import logging
 
+from ..data.replacement import WithReplacements
 from ..errors import SailvitError
 from .arguments import RefinementArguments
 from .callbacks import ModuleClipping, ModuleTable, StageProgress, StopAtNonFiniteLoss
 from .lineage import Lineage, StageRecord, describe_data, loss_summary, model_card, package_versions
 from .optim import parameter_groups
+from .parents import describe_parent, find_lineage
+from .resuming import check_origin, load_weights
 from .stages import RefinementStage, get_stage, vision_tower_of
 
 logger = logging.get_logger(__name__)
@@ -88,7 +92,8 @@ class RefinementTrainer(Trainer):
             decides which of its parameters are trainable; those become fp32.
         args: `RefinementArguments`; a copy is kept, with the stage's learning rate filled in.
         data_collator: defaults to `VisionLanguageCollator(processing_class)`.
-        train_dataset: rows with `messages` and `images`.
+        train_dataset: rows with `messages` and `images`. Of one with a length, unreadable samples are replaced by
+            others; see `bad_sample_limit`.
         processing_class: the processor, saved with every checkpoint.
         stage: a `RefinementStage` or its key; defaults to the class's.
         lineage: of the model at its start; defaults to an empty one.
@@ -132,6 +137,8 @@ class RefinementTrainer(Trainer):
             from ..data.collator import VisionLanguageCollator
 
             data_collator = VisionLanguageCollator(processing_class, max_length=args.max_length)
+        if hasattr(train_dataset, "__getitem__") and hasattr(train_dataset, "__len__"):
+            train_dataset = WithReplacements(train_dataset, args.bad_sample_limit)
         super().__init__(
             model=model,
             args=self._resolve(args, model),
@@ -168,6 +175,35 @@ class RefinementTrainer(Trainer):
             self.add_callback(ModuleTable(self.stage, self.learning_rates))
             self.add_callback(StageProgress(self.stage.title))
         self.add_callback(StopAtNonFiniteLoss(self.stage))
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+        *,
+        weights_only: bool = False,
+    ) -> Any:
+        """Train the stage; see [`~transformers.Trainer.train`].
+
+        Args:
+            resume_from_checkpoint: a checkpoint of this run, or `True` for its last one. For one from elsewhere there
+                is a warning: the state of the optimiser is stored as pickles.
+            weights_only: take the weights of `resume_from_checkpoint` and nothing else, and begin the stage anew.
+
+        Raises:
+            SailvitError: a checkpoint from elsewhere has no weights as safetensors, or not those of this model.
+        """
+        if isinstance(resume_from_checkpoint, str | os.PathLike):
+            if weights_only:
+                folder, resume_from_checkpoint = resume_from_checkpoint, None
+                load_weights(self.model, folder)
+                self.lineage = find_lineage(folder) or Lineage(self.lineage.name, {"model": describe_parent(folder)})
+            else:
+                check_origin(resume_from_checkpoint, self.args.output_dir)
+        elif weights_only:
+            raise SailvitError("weights_only=True needs the folder to read: name it in resume_from_checkpoint")
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """One optimiser whose groups are the stage's modules, each with its own rate, with and without decay."""
@@ -211,13 +247,87 @@ class RefinementTrainer(Trainer):
         return self.lineage.with_stage(self._record()) if self.state.global_step else self.lineage
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save a whole checkpoint: weights, config, code, processor, `README.md` and `refinement.json`."""
-        with _no_shard_bars():
-            super().save_model(output_dir, _internal_call)
+        """Save a whole checkpoint: weights, config, code, processor, `README.md` and `refinement.json`.
+
+        With `push_to_hub=True` it is then published, once everything is there.
+        """
+        token, self.args.hub_token = self.args.hub_token, None  # the arguments are written as they are
+        try:
+            with _no_shard_bars():
+                super().save_model(output_dir, _internal_call=True)  # which does not push what is not yet whole
+        finally:
+            self.args.hub_token = token
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             lineage = self.current_lineage().save(folder)
             (folder / "README.md").write_text(model_card(lineage), encoding="utf-8")
+        if self.args.push_to_hub and not _internal_call:
+            self._publish(output_dir or self.args.output_dir, None, None, self.args.hub_revision)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Find or make the repository; one that is public is an error, unless `hub_private_repo=False`."""
+        from ..hub.remote import Remote
+
+        if self.is_world_process_zero():
+            name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+            remote = Remote(name, token or self.args.hub_token)
+            remote.open(self._private(private))
+            self.hub_model_id = remote.repo
+            self.push_in_progress = None
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Save to `output_dir` and publish that as `sailvit push` does, in one commit to `main` or `revision`.
+
+        Args:
+            commit_message: title of the commit; says the stages by default.
+            blocking: always so; the push has ended when this returns.
+            token: instead of `hub_token` and the one of `hf auth login`.
+            revision: the branch, `hub_revision` by default.
+            private: whether the repository is to be private, `hub_private_repo` by default.
+            kwargs: what transformers would put into its own card; ours comes from the lineage.
+
+        Returns:
+            `Published` (see `sailvit_hf.hub.publish`); None in the processes that do not write.
+
+        Raises:
+            SailvitError: nothing was pushed; the sentence says why.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        return self._publish(self.args.output_dir, commit_message, token, revision or self.args.hub_revision, private)
+
+    def _private(self, private: bool | None) -> bool:
+        chosen = self.args.hub_private_repo if private is None else private
+        return True if chosen is None else chosen
+
+    def _publish(
+        self, folder: str, message: str | None, token: str | None, branch: str | None, private: bool | None = None
+    ) -> Any:
+        if not self.is_world_process_zero():
+            return None
+        from ..hub.publish import publish_checkpoint
+
+        published = publish_checkpoint(
+            folder,
+            self.hub_model_id,
+            private=self._private(private),
+            pull_request=False,
+            branch=branch,
+            message=message,
+            token=token or self.args.hub_token,
+        )
+        logger.info(f"Pushed to {published.commit.repo}, commit {published.commit.oid}")
+        return published
 
     def _record(self) -> StageRecord:
         args = self.args.to_dict()
@@ -238,6 +348,8 @@ class RefinementTrainer(Trainer):
             seed=self.args.seed,
             versions=package_versions(),
             hardware=self._hardware(),
+            start=self.lineage.as_start(),
+            metrics=self._last_evaluation(),
         )
 
     def _samples_seen(self, samples: int | None) -> int:
@@ -248,7 +360,18 @@ class RefinementTrainer(Trainer):
         epochs, steps = divmod(self.state.global_step, -(-samples // batch))
         return epochs * samples + min(samples, steps * batch)
 
+    def _last_evaluation(self) -> dict[str, Any]:
+        """The Trainer's own evaluation, if it was asked for one, as `eval_*` without what hangs on the machine."""
+        times = ("runtime", "per_second")
+        for entry in reversed(self.state.log_history):
+            found = {name: value for name, value in entry.items() if name.startswith("eval_")}
+            if found:
+                return {name: value for name, value in found.items() if not name.endswith(times)}
+        return {}
+
     def _hardware(self) -> dict[str, Any]:
         device = self.args.device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-        return {"device": device.type, "name": name, "processes": self.args.world_size}
+        hardware = {"device": device.type, "name": platform.machine(), "processes": self.args.world_size}
+        if device.type == "cuda":
+            hardware |= {"name": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+        return hardware

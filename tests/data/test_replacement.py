@@ -1,0 +1,87 @@
+# Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Unreadable samples: counted, reported once, replaced in the same way in every run, and too many of them an error."""
+
+import io
+import logging
+
+import datasets
+import pytest
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from sailvit_hf.data.replacement import UnreadableSamplesError, WithReplacements
+
+
+class Numbers:
+    """The numbers from 0 on, some of which cannot be read."""
+
+    def __init__(self, length: int, bad: set[int]) -> None:
+        self.length, self.bad, self.column_names = length, bad, ["number"]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> int:
+        if index in self.bad:
+            raise OSError(f"broken data stream\nwhen reading {index}")
+        return index
+
+
+def test_bad_samples_are_replaced_by_good_ones_the_same_in_every_run() -> None:
+    bad = {3, 50, 199}
+    runs = [[WithReplacements(Numbers(300, bad), limit=0.02)[index] for index in range(300)] for _ in range(2)]
+    assert runs[0] == runs[1]
+    assert all(runs[0][index] == index for index in range(300) if index not in bad)
+    assert not bad & set(runs[0])
+    # Asked in another order they are replaced by the same ones.
+    backwards = WithReplacements(Numbers(300, bad), limit=0.02)
+    assert [backwards[index] for index in reversed(range(300))] == runs[0][::-1]
+
+
+def test_each_is_reported_once_with_its_number_and_reason(caplog: pytest.LogCaptureFixture) -> None:
+    samples = WithReplacements(Numbers(300, {7}))
+    with caplog.at_level(logging.WARNING):
+        logging.getLogger("transformers").addHandler(caplog.handler)
+        try:
+            assert samples[7] == samples[7] != 7
+        finally:
+            logging.getLogger("transformers").removeHandler(caplog.handler)
+    said = {record.getMessage() for record in caplog.records}
+    assert said == {"sample 7 cannot be read and is replaced: broken data stream when reading 7"}
+    assert samples.bad == {7: "broken data stream when reading 7"}
+
+
+def test_too_many_stop_with_the_list() -> None:
+    samples = WithReplacements(Numbers(1000, set(range(0, 1000, 50))), limit=0.01)
+    with pytest.raises(UnreadableSamplesError, match=r"3 samples cannot be read.*sample 0: .*sample 50: .*sample 100"):
+        for index in range(1000):
+            samples[index]
+    assert samples.asked == 101
+
+
+def test_a_data_set_of_which_nothing_can_be_read_is_an_error_and_not_a_loop() -> None:
+    with pytest.raises(UnreadableSamplesError):
+        WithReplacements(Numbers(4, {0, 1, 2, 3}), limit=1.0)[0]
+
+
+def test_defects_are_not_taken_for_bad_data() -> None:
+    class Defect(Numbers):
+        def __getitem__(self, index: int) -> int:
+            raise KeyError("no such column")
+
+    with pytest.raises(KeyError):
+        WithReplacements(Defect(10, set()))[0]
+
+
+def test_a_truncated_picture_in_a_datasets_dataset_is_replaced() -> None:
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").save(buffer, format="PNG")
+    whole = buffer.getvalue()
+    rows = {"image": [{"bytes": whole if index != 2 else whole[:200], "path": None} for index in range(250)]}
+    table = datasets.Dataset.from_dict(rows, features=datasets.Features({"image": datasets.Image()}))
+    samples = WithReplacements(table)
+    assert samples[2]["image"].size == (256, 256)
+    assert list(samples.bad) == [2]
+    batches = DataLoader(samples, batch_size=5, collate_fn=lambda batch: [row["image"].size for row in batch])
+    assert sum(batches, []) == [(256, 256)] * 250
+    assert samples.column_names == ["image"]
