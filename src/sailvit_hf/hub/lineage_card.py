@@ -9,6 +9,8 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 FIGURE = "lineage.png"
+# What the figure calls the modules that a stage trains.
+_SHORT = {"vision_tower": "ViT", "multi_modal_projector": "connector", "language_model": "language model"}
 _PAPER = "[SAILViT: Gradual Feature Refinement, arXiv 2507.01643](https://arxiv.org/abs/2507.01643)"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+\Z")
 LicenseOf = Callable[[str, str | None], str | None]
@@ -172,7 +174,7 @@ def figure(lineage: Mapping[str, Any]) -> Image.Image:
     columns = [parents or [["parents", "not recorded"]]]
     for stage in lineage.get("stages") or []:
         loss = stage.get("train_loss")
-        trains = ", ".join(str(name).replace("_", " ") for name in stage.get("trains") or ())
+        trains = ", ".join(_SHORT.get(name, str(name).replace("_", " ")) for name in stage.get("trains") or ())
         columns.append([[f"stage {stage.get('stage')}", trains, "" if loss is None else f"mean loss {loss:.4f}"]])
     return _draw(columns)
 
