@@ -8,38 +8,22 @@ torchvision but its imports do: where there is none, an empty one stands in.
 """
 
 import argparse
-import importlib.abc
-import importlib.machinery
 import importlib.util
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from unittest.mock import MagicMock
+from pathlib import Path
 
 import torch
 from measuring import Report, command_of, machine, timm_twin, versions, weights_as
 
 from sailvit_hf import SAILViTConfig, SAILViTModel
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.hub.timm_without_torchvision import NoTorchvision  # noqa: E402
+
 TIMM = "timm==1.0.31"
-
-
-class NoTorchvision(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds an empty torchvision, whatever part of it is asked for."""
-
-    def find_spec(self, name, path, target=None):  # type: ignore[no-untyped-def]
-        if name.split(".")[0] == "torchvision":
-            return importlib.machinery.ModuleSpec(name, self, is_package=True)
-        return None
-
-    def create_module(self, spec):  # type: ignore[no-untyped-def]
-        module = MagicMock()
-        module.__spec__, module.__path__, module.__name__ = spec, [], spec.name
-        return module
-
-    def exec_module(self, module) -> None:  # type: ignore[no-untyped-def]
-        pass
 
 
 def find_timm(folder: str) -> str:

@@ -199,3 +199,22 @@ def test_an_image_processor_that_cuts_pictures_itself_is_refused():
     processor = SAILViTProcessor.from_parts(images, DemoWorld().tokenizer(), patch_size=8)
     with pytest.raises(ValueError, match="Siglip2ImageProcessorPil gives an array of shape .64, 192. for a picture"):
         processor(text=["<IMG_CONTEXT>"], images=[np.zeros((30, 40, 3), np.uint8)])
+
+
+def test_a_template_that_reads_otherwise_with_pictures_is_refused(
+    processor: SAILViTProcessor, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong labels would be silent; this is not."""
+    chat = [{"role": "user", "content": [IMAGE, text("read")]}, {"role": "assistant", "content": "a b"}]
+    assert (processor.encode_conversations([chat], [[picture]])["labels"] != -100).sum() == 3
+    plain = type(processor.tokenizer).apply_chat_template
+    for more in ([{"role": "user", "content": "read"}], [{"role": "user", "content": "read"}] * 9):
+        monkeypatch.setattr(
+            processor.tokenizer,
+            "apply_chat_template",
+            lambda chats, more=more, **kwargs: plain(processor.tokenizer, [more + each for each in chats], **kwargs),
+        )
+        with pytest.raises(ValueError, match="Conversation 0 of the batch reads otherwise with its pictures"):
+            SAILViTProcessor._answers(
+                processor, [chat], torch.tensor([[5, 6, 7, 8] * 4]), torch.ones(1, 16, dtype=torch.bool)
+            )

@@ -226,6 +226,9 @@ class SAILViTProcessor(ProcessorMixin):
 
         The tokenizer is asked, about texts with one token for a picture: older versions of transformers look for the
         answers at these places in texts with all of a picture's tokens, where they are not.
+
+        Raises:
+            ValueError: if the two texts differ in more than the pictures' tokens.
         """
         short = self.tokenizer.apply_chat_template(
             conversations,
@@ -240,7 +243,15 @@ class SAILViTProcessor(ProcessorMixin):
             tokens, marks = tokens[tokens != self.image_token_id], marks[tokens != self.image_token_id]
             # Pictures aside, the tokens are the same but for what the tokenizer puts around a text.
             places = ((ids != self.image_token_id) & real[row]).nonzero()[:, 0]
-            start = (ids[places].unfold(0, len(tokens), 1) == tokens).all(dim=1).nonzero()[0, 0]
+            found = []
+            if len(tokens) <= len(places):
+                found = (ids[places].unfold(0, len(tokens), 1) == tokens).all(dim=1).nonzero()[:1, 0].tolist()
+            if not found:
+                raise ValueError(
+                    f"Conversation {row} of the batch reads otherwise with its pictures than without them, so its "
+                    "answers cannot be found; use a chat template that writes a picture as one image token."
+                )
+            start = found[0]
             answers[row, places[start : start + len(tokens)]] = marks.bool()
         return answers
 
