@@ -23,7 +23,8 @@ def script(monkeypatch):
     threads = torch.get_num_threads()
     yield importlib.import_module
     torch.set_num_threads(threads)
-    for name in ("measuring", "parity", "int8", "vision_tower", "loading_time"):
+    for name in ("measuring", "beside", "preprocessing", "preprocessing_memory", "parity", "int8", "vision_tower",
+                 "loading_time", "packing", "data_check", "chunked_loss", "frozen_tower", "contrastive"):  # fmt: skip
         sys.modules.pop(name, None)
 
 
@@ -124,3 +125,87 @@ def test_what_a_backbone_has_no_use_for(script):
     needless = script("loading_time").needless
     modules = ["torch", "datasets.arrow", "datasets_of_mine", "sailvit_hf.data", "sailvit_hf.modeling"]
     assert needless(modules) == ["datasets.arrow", "sailvit_hf.data"]
+
+
+def test_preprocessing(script, capsys, monkeypatch):
+    benchmark = script("preprocessing")
+    monkeypatch.setattr(benchmark, "SIZES", [(60, 40), (90, 50)])
+    monkeypatch.setattr(benchmark, "FILES", [(70, 60)])
+    benchmark.main(["--rounds", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if re.match(r"\d+x\d+", line)]
+    assert len(rows) == 4 and all(len(re.findall(r"\d+\.\d \(\d+\.\d\)", row)) >= 2 for row in rows)
+    (smooth,) = [line for line in lines if line.startswith("smooth 60x40")]
+    assert re.fullmatch(r"smooth 60x40 +0( +[0-2], 0\.0\d\d)+", smooth)
+
+
+def test_data_check(script, capsys):
+    script("data_check").main("--samples 12 --size 32x24 --workers 1 --repeats 1".split())
+    first, *ways = capsys.readouterr().out.splitlines()
+    assert "12 samples, 12 JPEGs of 32x24" in first
+    assert [way.split()[0] for way in ways] == ["default", "--decode"] and all("samples/s" in way for way in ways)
+
+
+def test_preprocessing_memory(script, capsys):
+    script("preprocessing_memory").main(["--pictures", "100"])
+    pictures, resident, peak, _ = capsys.readouterr().out.splitlines()[-1].split()
+    assert pictures == "100" and float(resident) <= float(peak)
+
+
+@pytest.mark.slow
+def test_the_loss_in_chunks(script, capsys):
+    script("chunked_loss").main(["--vocabulary", "300", "--width", "8", "--positions", "40", "--rounds", "1",
+                                 "--learnt", "0.5", "--device", "cpu", "--ways", "chunked"])  # fmt: skip
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "vocabulary 300, width 8, 40 positions, 50% learnt, head trained, float32"
+    for line in lines[2:-1]:
+        found = re.search(r"^(\w+) +peak +\d+ MiB .* off: loss (\S+), gradients (\S+)$", line)
+        assert found is not None and float(found[2]) < 1e-6 and float(found[3]) < 1e-5
+    assert [line.split()[0] for line in lines[2:4]] == ["plain", "chunked"] and "loss holds" in lines[-1]
+
+
+def test_a_step_of_stage_one(script, capsys):
+    sizes = "--width 64 --layers 1 --image-size 28 --text 8 --rounds 1 --batch-size 2 --samples 4 --epochs 2"
+    script("frozen_tower").main([*sizes.split(), "--device", "cpu"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:14].strip() for line in lines[2:6]] == ["tower", "language model", "step", "as if trained"]
+    tower, language, step = (float(line[16:].split()[0]) for line in lines[2:5])
+    assert float(lines[6].split()[3]) == pytest.approx(step / (tower + language), rel=0.2, abs=0.5)
+    assert lines[7].startswith("2 epochs of 4 samples: ")
+
+
+def test_the_contrast_over_seeds(script, capsys, monkeypatch, tmp_path):
+    benchmark, evidence = script("contrastive"), importlib.import_module("sailvit_hf.evaluation.evidence")
+    ran = []
+
+    def run_one(self, job):
+        kind = job.recipe.stages["fine"].arguments.get("contrastive_loss", "none")
+        ran.append((job.arm, job.recipe.seed, kind, job.recipe.stages["world"].arguments.get("contrastive_loss")))
+        value = {"none": 0.4, "infonce": 0.5, "sigmoid": 0.3}[kind] + 0.01 * job.recipe.seed
+        result = {"probes": {"pooled_knn_seen": value}, "swap_original": {"caption_loss": value}, "swap_second": {},
+                  "own": {}}  # fmt: skip
+        evidence.write_json(self._path(job), {"seconds": 7.0, "result": result})
+        return job, 7.0
+
+    monkeypatch.setattr(benchmark._Jobs, "_run_one", run_one)
+    benchmark.main(["--folder", str(tmp_path), "--seeds", "3", "--weights", "0.2"])
+    text = capsys.readouterr().out
+    assert len(ran) == 3 + 3 * 4 and {world for *_, world in ran} == {None}
+    assert {(arm, kind) for arm, _, kind, _ in ran[3:]} == {
+        ("unrefined", "none"), ("gradual", "none"), ("gradual", "infonce"), ("gradual", "sigmoid"),
+    }  # fmt: skip
+    assert re.search(r"pooled_knn_seen +0\.410 +0\.410 +0\.510 +0\.310\n", text)
+    assert re.search(r"infonce 0\.2 minus without.*\n +pooled_knn_seen +\+0\.100 .* 3 of 3 +better", text)
+    assert re.search(r"sigmoid 0\.2 minus without.*\n +caption_loss +-0\.100 .* 3 of 3 +better", text)
+
+
+def test_packing(script, capsys):
+    script("packing").main(
+        ["--samples", "4", "--batch-size", "2", "--width", "128", "--layers", "1", "--vocabulary", "50",
+         "--rounds", "1", "--max-length", "900", "--planned", "300", "--ranks", "4"]
+    )  # fmt: skip
+    text = capsys.readouterr().out
+    for way in ("plain Trainer, padded", "our trainer, padded", "our trainer, packed"):
+        assert re.search(rf"^{way} +[0-9.]+ s .* [0-9]+%$", text, re.MULTILINE)
+    full = [float(found) for found in re.findall(r"^8192, .* ([0-9.]+)% ", text, re.MULTILINE)]
+    assert len(full) == 4 and min(full[1:]) > full[0] and max(full[1:]) > 99

@@ -151,7 +151,7 @@ def test_readme_recipe_and_messages_are_valid(tmp_path):
     (tmp_path / "pictures").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "cat.png")
     (tmp_path / "mine.jsonl").write_text(line)
-    assert load_messages(tmp_path / "mine.jsonl")[0]["images"][0].size == (8, 8)
+    assert load_messages(tmp_path / "mine.jsonl", decode=True)[0]["images"][0].size == (8, 8)
 
 
 def test_figure_of_a_run(tiny_run, tmp_path):

@@ -14,6 +14,7 @@ _MODULES = {
     "modeling.modeling_sailvit_vlm": ["SAILViTForConditionalGeneration", "SAILViTVLMModel"],
     "modeling.vision_towers": ["layer_groups", "patch_features"],
     "processing.image_processing_pil_sailvit": ["SAILViTImageProcessorPil"],
+    "processing.image_processing_sailvit": ["SAILViTImageProcessor"],
     "processing.processing_sailvit": ["SAILViTProcessor"],
     "refinement.arguments": ["RefinementArguments"],
     "refinement.coarse_alignment": ["CoarseAlignmentTrainer"],
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from .modeling.modeling_sailvit_vlm import SAILViTForConditionalGeneration, SAILViTVLMModel
     from .modeling.vision_towers import layer_groups, patch_features
     from .processing.image_processing_pil_sailvit import SAILViTImageProcessorPil
+    from .processing.image_processing_sailvit import SAILViTImageProcessor
     from .processing.processing_sailvit import SAILViTProcessor
     from .refinement.arguments import RefinementArguments
     from .refinement.coarse_alignment import CoarseAlignmentTrainer

@@ -36,13 +36,15 @@ def _register_models(auto: Any) -> None:
 
 
 def _register_image_processors(auto: Any) -> None:
-    from .modeling.configuration_sailvit import SAILViTConfig, SAILViTVLMConfig
-    from .processing.image_processing_pil_sailvit import SAILViTImageProcessorPil
+    from transformers.utils import is_torchvision_available
 
+    from .modeling.configuration_sailvit import SAILViTConfig, SAILViTVLMConfig
+    from .processing.picture_settings_sailvit import backends
+
+    # One that cannot be used is not registered, so that who asks for it gets the other, as with transformers' own.
+    found = {name: each for name, each in backends().items() if name == "pil" or is_torchvision_available()}
     for config in (SAILViTConfig, SAILViTVLMConfig):
-        auto.AutoImageProcessor.register(
-            config, image_processor_classes={"pil": SAILViTImageProcessorPil}, exist_ok=True
-        )
+        auto.AutoImageProcessor.register(config, image_processor_classes=dict(found), exist_ok=True)
 
 
 def _register_processors(auto: Any) -> None:

@@ -42,7 +42,6 @@ NOT_HERE = {
     "SAILViTBackboneModelTest": {"test_can_capture_specific_layers_hidden_states": _OLD_COUNT},
     "SAILViTForImageClassificationTest": {"test_can_capture_specific_layers_hidden_states": _OLD_COUNT},
     "SAILViTImageProcessorTest": {
-        "test_new_models_require_torchvision_backend": "there is no torchvision beside a CPU build of torch",
         "test_pil_can_load_without_torchvision": "our class is not in transformers; tests/processing has the same",
     },
 }

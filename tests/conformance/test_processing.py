@@ -5,8 +5,8 @@ import unittest
 
 from transformers.utils import is_torchvision_available
 
-import sailvit_hf
-from sailvit_hf import SAILViTImageProcessorPil, SAILViTProcessor
+from sailvit_hf import SAILViTImageProcessor, SAILViTImageProcessorPil, SAILViTProcessor
+from sailvit_hf.processing.picture_settings_sailvit import backends
 
 from .testers import byte_tokenizer
 from .upstream import common_tests
@@ -14,9 +14,10 @@ from .upstream import common_tests
 images = common_tests("test_image_processing_common")
 processors = common_tests("test_processing_common")
 
+# With torchvision where it is: tests/processing/test_torchvision_backend.py runs this file beside one.
 BACKENDS = {"pil": SAILViTImageProcessorPil}
-if hasattr(sailvit_hf, "SAILViTImageProcessor") and is_torchvision_available():
-    BACKENDS["torchvision"] = sailvit_hf.SAILViTImageProcessor
+if is_torchvision_available():
+    BACKENDS["torchvision"] = SAILViTImageProcessor
 
 
 class ImageProcessorTester(images.ImageProcessingTester):
@@ -32,8 +33,8 @@ class ImageProcessorTester(images.ImageProcessingTester):
 class SAILViTImageProcessorTest(images.ImageProcessingTestMixin, unittest.TestCase):
     image_processor_tester_class = ImageProcessorTester
 
-    @unittest.skipIf("torchvision" not in BACKENDS, "the torchvision backend is not there")
     def test_new_models_require_torchvision_backend(self):
+        self.image_processor_tester.image_processing_classes = backends()
         super().test_new_models_require_torchvision_backend()
 
     # They look for the class in transformers, where ours is not; tests/processing has the same test.

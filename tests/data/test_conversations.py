@@ -40,7 +40,7 @@ def test_rows_keep_their_order_parts_and_pictures(folder):
         {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What is this?"}]},
         {"role": "assistant", "content": [{"type": "text", "text": "A square."}]},
     ]
-    assert dataset[0]["images"][0].getpixel((0, 0)) == (255, 0, 0)
+    assert dataset[0]["images"] == [{"bytes": None, "path": str((folder / "pictures" / "red.png").resolve())}]
     assert dataset[1]["images"] == []
     assert [message["role"] for message in dataset[1]["messages"]] == ["system", "user", "assistant"]
 
@@ -49,6 +49,17 @@ def test_pictures_stay_files(folder):
     dataset = load_messages(write(folder, GOOD))
     stored = dataset.data.column("images")[0].as_py()
     assert stored == [{"bytes": None, "path": str((folder / "pictures" / "red.png").resolve())}]
+
+
+def test_pictures_are_decoded_on_request(folder):
+    assert load_messages(write(folder, GOOD), decode=True)[0]["images"][0].getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_a_wrong_extension_is_refused_on_request(folder):
+    Image.new("RGB", (3, 2), "red").save(folder / "pictures" / "red.png", format="JPEG")
+    assert len(load_messages(write(folder, GOOD))) == 1
+    with pytest.raises(ConversationError, match="line 1: pictures/red.png is a JPEG file in spite of its name"):
+        load_messages(write(folder, GOOD), match_extension=True)
 
 
 def test_image_root_replaces_the_folder_of_the_file(folder):

@@ -139,6 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
         # The real Hub takes `refs/pr/1` in a path as one revision too, quoted or not.
         path = re.sub(r"/refs/(pr|heads|tags)/", lambda m: f"/refs%2F{m[1]}%2F", parts.path)
         path = path.replace("refs%252F", "refs%2F")
+        # Data sets are repositories like others here, in one space of names with the models.
+        path = re.sub(r"^/(api/)?datasets/", lambda m: "/api/models/" if m[1] else "/", path)
         with self.hub.lock:
             fault = self.hub.faults.draw(self.command, path)
         length = int(self.headers.get("Content-Length") or 0)

@@ -172,6 +172,17 @@ def test_pictures_are_prepared_as_before(layout, tmp_path):
             assert after.get(key) == before.get(key, after.get(key)), key
 
 
+def test_padding_stays_or_is_refused(sailvit, tmp_path):
+    path = sailvit / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "do_pad": True}))
+    convert_checkpoint(sailvit, tmp_path / "same", "sailvit")
+    assert json.loads((tmp_path / "same/preprocessor_config.json").read_text())["do_pad"] is True
+    for target in ("aimv2", "timm"):
+        with pytest.raises(SailvitError, match="pads pictures in the middle"):
+            convert_checkpoint(sailvit, tmp_path / target, target)
+        assert not (tmp_path / target).exists()
+
+
 def test_a_source_that_says_nothing_of_pictures(tmp_path):
     """It gets what its model was published with, and the card says so."""
     expected = {"sailvit": ("0.485", False), "aimv2": ("0.48145466", True), "timm": ("0.48145466", True)}

@@ -52,6 +52,18 @@ def test_sail_vl2_becomes_ours(sail_vl2, tmp_path):
     assert model.generation_config.eos_token_id == 256 and not hasattr(model.config.text_config, "top_k")
     files = {*result.files}
     assert {"modeling_sailvit_vlm.py", "processing_sailvit.py", "tokenizer.json", "chat_template.jinja"} < files
+    # Of its two numbers of tiles that of its processor, which is what cuts its pictures.
+    pictures = AutoProcessor.from_pretrained(tmp_path / "ours").image_processor
+    assert (pictures.max_tiles, pictures.min_tiles, pictures.use_msac, pictures.use_thumbnail) == (5, 1, True, True)
+
+
+def test_the_number_of_tiles_is_the_configurations_if_the_processor_has_none(sail_vl2, tmp_path):
+    path = sail_vl2 / "preprocessor_config.json"
+    values = json.loads(path.read_text())
+    del values["max_dynamic_patch"]
+    path.write_text(json.dumps(values))
+    convert_checkpoint(sail_vl2, tmp_path / "ours")
+    assert AutoProcessor.from_pretrained(tmp_path / "ours").image_processor.max_tiles == 7
 
 
 def test_and_back_bit_exact(sail_vl2, tmp_path):
@@ -95,7 +107,8 @@ def test_prompts_stay_and_answers_are_marked(sail_vl2, tmp_path):
     )
     assert theirs.replace("<image>", "<img><IMG_CONTEXT></img>") == prompt
     inputs = processor(text=[prompt], images=[Image.new("RGB", (50, 40))], return_tensors="pt")
-    assert (inputs["input_ids"] == 261).sum() == 4 and inputs["pixel_values"].shape == (1, 3, 32, 32)
+    # Four tiles, for the source cuts pictures by two grids, and the whole.
+    assert (inputs["input_ids"] == 261).sum() == 5 * 4 and inputs["pixel_values"].shape == (5, 3, 32, 32)
     answer = {"role": "assistant", "content": "cats"}
     batch = processor.encode_conversations([[*QUESTION, answer]], [[Image.new("RGB", (50, 40))]])
     learnt = batch["input_ids"][batch["labels"] != -100]

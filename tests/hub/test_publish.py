@@ -182,6 +182,7 @@ REFUSED = [
     (escaping_index, "names ../outside.safetensors, which is no safetensors file in it"),
     (write("modeling_sailvit.py", "import os"), "modeling_sailvit.py in .* is not the code of this sailvit_hf"),
     (edit("config.json", auto_map={"AutoModel": "evil/repo--modeling.Model"}), "evil/repo--modeling.Model"),
+    (edit("preprocessor_config.json", auto_map={"AutoImageProcessor": {"pil": "evil/repo--x.Y"}}), "evil/repo--x.Y"),
     (edit("config.json", auto_map={"AutoModel": "modeling_gone.Model"}), "modeling_gone.Model, which is not beside"),
     (link, "notes.txt is a link to a file elsewhere"),
     (write("notes.txt", "token: hf_" + "a1B2" * 9), "notes.txt holds what looks like an access token"),

@@ -320,7 +320,9 @@ def auto_maps(folder: Path) -> Any:
     def walk(where: str, value: Any) -> Any:
         if isinstance(value, dict):
             for auto_class, reference in (value.get("auto_map") or {}).items():
-                yield where, auto_class, reference
+                # An image processor is named once for each backend.
+                for one in reference.values() if isinstance(reference, dict) else [reference]:
+                    yield where, auto_class, one
             for key, part in value.items():
                 if key != "auto_map":
                     yield from walk(f"{where}/{key}", part)

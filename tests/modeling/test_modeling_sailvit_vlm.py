@@ -298,7 +298,7 @@ def test_parts_are_shared_not_copied() -> None:
     tower, language = sailvit(), llama()
     model = vlm(tower, language)
     assert model.model.vision_tower is tower
-    assert model.lm_head is language.lm_head
+    assert model.lm_head.weight is language.lm_head.weight
 
 
 def test_a_token_without_embedding_is_refused() -> None:
@@ -324,3 +324,45 @@ def test_the_whole_model_compiles_without_a_graph_break() -> None:
     model(**batch, labels=batch["input_ids"]).loss.backward()
     for one, parameter in zip(found, model.parameters(), strict=True):
         torch.testing.assert_close(one, parameter.grad)
+
+
+def test_pictures_of_different_sizes_are_a_list() -> None:
+    """By value as one by one, in order, with the tower run once for each size."""
+    model = vlm()
+    sizes = [(64, 64), (32, 96), (64, 64), (24, 40), (32, 96)]
+    pictures = [torch.randn(3, *size) for size in sizes]
+    runs: list[tuple[int, ...]] = []
+    model.model.vision_tower.register_forward_pre_hook(
+        lambda module, args, kwargs: runs.append(tuple((args[0] if args else kwargs["pixel_values"]).shape)),
+        with_kwargs=True,
+    )
+    features = model.get_image_features(pictures, return_dict=True).pooler_output
+    assert runs == [(2, 3, 64, 64), (2, 3, 32, 96), (1, 3, 24, 40)]
+    alone = [model.get_image_features(picture[None], return_dict=True).pooler_output[0] for picture in pictures]
+    assert [len(each) for each in alone] == [16, 12, 16, 6, 12]
+    torch.testing.assert_close(features, torch.cat(alone))
+    (only,) = model.get_image_features(pictures, return_dict=False)
+    torch.testing.assert_close(only, features)
+    # And in their places.
+    assert len(features) == 62
+    ids = torch.full((1, 64), IMAGE_TOKEN)
+    ids[0, 0], ids[0, 63] = 6, 7
+    embeddings = model.get_input_embeddings()(ids)
+    embeddings[0, 1:63] = features
+    expected = model.model.language_model(inputs_embeds=embeddings).last_hidden_state
+    found = model(input_ids=ids, pixel_values=pictures)
+    torch.testing.assert_close(found.logits, model.lm_head(expected))
+
+
+def test_a_tower_learns_from_a_list_as_from_one_by_one() -> None:
+    model = vlm()
+    pictures = [torch.randn(3, 64, 64), torch.randn(3, 32, 64)]
+    weight = model.model.vision_tower.preprocessor.patchifier.proj.weight
+
+    def gradient(features: torch.Tensor) -> torch.Tensor:
+        (found,) = torch.autograd.grad(features.square().sum(), weight)
+        return found
+
+    together = gradient(model.get_image_features(pictures, return_dict=True).pooler_output)
+    alone = [model.get_image_features(picture[None], return_dict=True).pooler_output[0] for picture in pictures]
+    torch.testing.assert_close(together, gradient(torch.cat(alone)))

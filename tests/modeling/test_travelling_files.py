@@ -33,7 +33,11 @@ STABLE = {
     "transformers.backbone_utils": {"BackboneConfigMixin", "BackboneMixin"},
     "transformers.image_processing_backends": {"PilBackend", "TorchvisionBackend"},
     "transformers.image_processing_utils": {"BatchFeature"},
-    "transformers.image_utils": {"IMAGENET_DEFAULT_MEAN", "IMAGENET_DEFAULT_STD", "PILImageResampling", "SizeDict"},
+    "transformers.image_transforms": {"get_size_with_aspect_ratio"},
+    "transformers.image_utils": {
+        "IMAGENET_DEFAULT_MEAN", "IMAGENET_DEFAULT_STD", "PILImageResampling", "SizeDict",
+        "infer_channel_dimension_format", "load_image",
+    },
     "transformers.integrations": {"is_deepspeed_zero3_enabled"},
     "transformers.masking_utils": {"create_bidirectional_mask"},
     "transformers.modeling_layers": {"GradientCheckpointingLayer"},
@@ -44,7 +48,8 @@ STABLE = {
     "transformers.processing_utils": {
         "ImagesKwargs", "MultiModalData", "ProcessingKwargs", "ProcessorMixin", "Unpack",
     },
-    "transformers.utils": {"TransformersKwargs", "cached_file", "torch_compilable_check"},
+    "transformers.utils": {"TransformersKwargs", "cached_file", "requires_backends", "torch_compilable_check"},
+    "transformers.utils.chat_template_utils": {"render_jinja_template"},
 }  # fmt: skip
 # The image files may use what their backend is made of; numpy comes with torch's and PIL with transformers' pictures.
 PACKAGES = {"torch", "transformers", "numpy", "PIL", "torchvision"}

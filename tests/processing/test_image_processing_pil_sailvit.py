@@ -14,6 +14,8 @@ from transformers import AutoImageProcessor
 
 from sailvit_hf import SAILViTImageProcessorPil
 
+from .backends import BACKENDS
+
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
@@ -65,6 +67,8 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     processor = SAILViTImageProcessorPil(size={"height": 64, "width": 64})
     processor.save_pretrained(tmp_path)
     again = AutoImageProcessor.from_pretrained(tmp_path)
+    assert type(again) is BACKENDS[max(BACKENDS)]  # torchvision's where there is one
+    again = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
     assert isinstance(again, SAILViTImageProcessorPil)
     image = picture(90, 70)
     assert torch.equal(

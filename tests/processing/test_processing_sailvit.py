@@ -11,6 +11,7 @@ from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 
 from sailvit_hf import SAILViTImageProcessorPil, SAILViTProcessor
 from sailvit_hf.data.demo_world import DemoWorld
+from sailvit_hf.processing.chat_templates_sailvit import CHAT_TEMPLATE
 
 
 def text(words: str) -> dict:
@@ -201,20 +202,13 @@ def test_an_image_processor_that_cuts_pictures_itself_is_refused():
         processor(text=["<IMG_CONTEXT>"], images=[np.zeros((30, 40, 3), np.uint8)])
 
 
-def test_a_template_that_reads_otherwise_with_pictures_is_refused(
-    processor: SAILViTProcessor, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+def test_a_template_that_does_not_write_each_picture_is_refused(
+    processor: SAILViTProcessor, picture: Image.Image
 ) -> None:
     """Wrong labels would be silent; this is not."""
     chat = [{"role": "user", "content": [IMAGE, text("read")]}, {"role": "assistant", "content": "a b"}]
     assert (processor.encode_conversations([chat], [[picture]])["labels"] != -100).sum() == 3
-    plain = type(processor.tokenizer).apply_chat_template
-    for more in ([{"role": "user", "content": "read"}], [{"role": "user", "content": "read"}] * 9):
-        monkeypatch.setattr(
-            processor.tokenizer,
-            "apply_chat_template",
-            lambda chats, more=more, **kwargs: plain(processor.tokenizer, [more + each for each in chats], **kwargs),
-        )
-        with pytest.raises(ValueError, match="Conversation 0 of the batch reads otherwise with its pictures"):
-            SAILViTProcessor._answers(
-                processor, [chat], torch.tensor([[5, 6, 7, 8] * 4]), torch.ones(1, 16, dtype=torch.bool)
-            )
+    for writes, found in (("", 0), ("<IMG_CONTEXT><IMG_CONTEXT>", 2)):
+        processor.chat_template = CHAT_TEMPLATE.replace("<img><IMG_CONTEXT></img>", writes)
+        with pytest.raises(ValueError, match=f"batch has 1 pictures, and its text {found} placeholders <IMG_CONTEXT>"):
+            processor.encode_conversations([chat], [[picture]])

@@ -71,8 +71,23 @@ def test_overrides_are_read_as_yaml():
         ("stages={}", "stages is empty; give at least one of coarse, fine, world, direct."),
         ("stages.fine=null", "stages.fine must be a group of keys, but is nothing."),
         ("stages.fine.data=[]", "stages.fine.data must be a source of samples or a list of them, but is a list."),
-        ("stages.fine.data.demo=null", "stages.fine.data needs exactly one of demo and messages for each source."),
-        ("stages.fine.data.messages=a.jsonl", "stages.fine.data needs exactly one of demo and messages"),
+        ("stages.fine.data.demo=null", "stages.fine.data needs exactly one of demo, messages and dataset for each"),
+        ("stages.fine.data.messages=a.jsonl", "stages.fine.data needs exactly one of demo, messages and dataset"),
+        ("stages.fine.data.wieght=2", "stages.fine.data.wieght in the recipe; did you mean stages.fine.data.weight?"),
+        ("stages.fine.data.weight=0", "stages.fine.data.weight must be greater than 0, not 0.0; leave the source out"),
+        ("stages.fine.data.max_samples=0", "stages.fine.data.max_samples must be at least 1, not 0."),
+        ("stages.fine.data.epochs=-1", "stages.fine.data.epochs must be greater than 0, not -1.0"),
+        ("stages.fine.data={dataset: {}}", "The recipe lacks the key stages.fine.data.dataset.path; add it."),
+        ("stages.fine.data={dataset: {path: a, splt: b}}", "did you mean stages.fine.data.dataset.split?"),
+        ("stages.fine.data={dataset: {path: a, format: lava}}", "sharegpt, caption (did you mean llava?), not lava."),
+        ("stages.fine.data={dataset: {path: a, streaming: yes please}}", "streaming must be true or false"),
+        ("stages.fine.data={dataset: {path: a, shuffle_buffer: 5}}", "belongs to streaming: true; remove it."),
+        ("stages.fine.data={dataset: {path: a}, image_root: b}", "did you mean stages.fine.data.dataset.image_root?"),
+        (
+            "stages.fine.data=[{messages: a, weight: 1}, {messages: b}]",
+            "some sources have a weight and some have none",
+        ),
+        ("evaluation.encoder_swap.data={dataset: {path: a, streaming: true}}", "the swap needs samples by index"),
         ("stages.fine.data.demo.samples=0", "stages.fine.data.demo.samples must be at least 1, not 0."),
         ("stages.fine.data.demo.stage=wrld", "must be one of coarse, fine, world (did you mean world?)."),
         ("stages.fine.arguments.max_steps=many", "must be a whole number, but is the text 'many'."),
@@ -143,3 +158,14 @@ def test_difference_of_two_recipes():
     reordered = parse_recipe({**demo.to_dict(), "stages": dict(reversed(demo.to_dict()["stages"].items()))})
     difference = describe_difference(demo, reordered)
     assert difference == "stages are world, fine, coarse there and coarse, fine, world here"
+
+
+def test_a_stream_needs_steps_and_whole_passes():
+    stream = "stages.fine.data={dataset: {path: a, streaming: true}}"
+    recipe = load_recipe(DEMO, [stream, "stages.fine.arguments.max_steps=5"])
+    assert recipe.stages["fine"].data[0].dataset.split == "train"
+    with pytest.raises(SailvitError, match="lacks the key stages.fine.arguments.max_steps; a stream has no length"):
+        load_recipe(DEMO, [stream, "stages.fine.arguments.max_steps=-1", "stages.fine.arguments.num_train_epochs=1"])
+    half = "stages.fine.data=[{dataset: {path: a, streaming: true}}, {messages: b, epochs: 0.5}]"
+    with pytest.raises(SailvitError, match=r"data.epochs must be a whole number beside a stream, not 0.5"):
+        load_recipe(DEMO, [half, "stages.fine.arguments.max_steps=5"])

@@ -18,6 +18,7 @@ COMMANDS = {
     "push": "publish a checkpoint on the Hugging Face Hub, after checking that it loads anywhere",
     "export": "write an encoder as an ONNX graph, and as an int8 one for CPUs",
     "info": "show what a checkpoint is and where it comes from, as a tree",
+    "data": "check a data set before training: sizes, lengths, broken samples, duplicates, a page to look at",
     "evidence": "compare gradual refinement with direct co-training over several seeds",
 }
 
@@ -51,7 +52,8 @@ def set_up_logging() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status: 0 done, 2 a mistake in what was given, 130 interrupted."""
+    """Run the command line and return its exit status: 0 done, 1 checked and found wanting, 2 a mistake in what was
+    given, 130 interrupted."""
     options = build_parser().parse_args(argv)
     module = importlib.import_module(f".{options.command}", __name__)
     try:
@@ -61,7 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        after = {"convert": "nothing was written", "push": "the same command finds out whether it was pushed"}
+        after = {
+            "convert": "nothing was written",
+            "data": "nothing was written",
+            "push": "the same command finds out whether it was pushed",
+        }
         goes_on = "the same command with --resume goes on from here"
         print(f"\ninterrupted; {after.get(options.command, goes_on)}", file=sys.stderr)
         return 130

@@ -34,7 +34,13 @@ def message_features(**columns: Any) -> Features:
     return Features({"messages": List({"role": Value("string"), "content": List(part)}), **columns})
 
 
-def load_messages(path: str | Path, image_root: str | Path | None = None) -> Dataset:
+def load_messages(
+    path: str | Path,
+    image_root: str | Path | None = None,
+    *,
+    match_extension: bool = False,
+    decode: bool = False,
+) -> Dataset:
     """Load a JSONL file with one conversation a line: `{"messages": [...], "images": ["cat.png", ...]}`.
 
     `content` is a string, or a list of `{"type": "text", "text": ...}` and `{"type": "image"}`, one of the latter for
@@ -44,9 +50,13 @@ def load_messages(path: str | Path, image_root: str | Path | None = None) -> Dat
         path (`str` or `Path`): the file, UTF-8.
         image_root (`str` or `Path`, *optional*): the folder that holds the pictures, itself or in folders below;
             defaults to the file's own folder.
+        match_extension (`bool`, *optional*, defaults to `False`): refuse a picture whose name has the extension of
+            another format than its content.
+        decode (`bool`, *optional*, defaults to `False`): let `datasets` decode the pictures of a row when it is read;
+            by default they are `{"path", "bytes"}`, for `load_image`, whose errors training knows how to take.
 
     Returns:
-        `datasets.Dataset` with the columns `messages` and `images` (paths, decoded when a row is read); its
+        `datasets.Dataset` with the columns `messages` and `images`; its
         fingerprint depends on the lines and on the pictures' paths and sizes in bytes.
 
     Raises:
@@ -67,7 +77,7 @@ def load_messages(path: str | Path, image_root: str | Path | None = None) -> Dat
             chat, names = _conversation(line)
             for name in names:
                 if name not in checked:
-                    checked[name] = check_image(name, root)
+                    checked[name] = check_image(name, root, match_extension=match_extension)
         except (_LineError, ImageError) as error:
             raise ConversationError(f"{path}, line {number}: {error}") from error
         messages.append(chat)
@@ -76,7 +86,7 @@ def load_messages(path: str | Path, image_root: str | Path | None = None) -> Dat
         digest.update(json.dumps([chat, sizes]).encode())
     if not messages:
         raise SailvitError(f"{path} holds no conversation: write one a line, such as {_EXAMPLE}")
-    return _to_dataset(messages, images, digest.hexdigest()[:16])
+    return _to_dataset(messages, images, digest.hexdigest()[:16], decode)
 
 
 class _LineError(ValueError):
@@ -92,12 +102,12 @@ def _lines(path: Path) -> list[str]:
         raise SailvitError(f"the messages file {path} cannot be read ({error.strerror}): mend the path") from error
 
 
-def _to_dataset(messages: list[Any], images: list[Any], fingerprint: str) -> Dataset:
+def _to_dataset(messages: list[Any], images: list[Any], fingerprint: str, decode: bool) -> Dataset:
     import pyarrow as pa
     from datasets import Dataset, DatasetInfo, Image, List
     from datasets.table import InMemoryTable
 
-    features = message_features(images=List(Image()))
+    features = message_features(images=List(Image(decode=decode)))
     table = pa.Table.from_pydict({"messages": messages, "images": images}, schema=features.arrow_schema)
     return Dataset(InMemoryTable(table), info=DatasetInfo(features=features), fingerprint=fingerprint)
 

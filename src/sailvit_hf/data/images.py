@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from PIL import Image, ImageFile
 
-from .pictures.colours import background_colour, from_array, is_tensor, to_rgb, upright
+from .pictures.colours import background_colour, from_array, is_tensor, to_rgb, upright, upright_size
 from .pictures.decoding import (
     FORMATS,
     MAX_BYTES,
@@ -71,6 +71,7 @@ __all__ = [
     "ImageUnsupportedError",
     "ImageValueError",
     "check_image",
+    "image_size",
     "load_image",
     "resolve_image_path",
     "to_rgb",
@@ -170,6 +171,50 @@ def check_image(
         error.sample = name
         raise
     return path
+
+
+def image_size(
+    source: ImageSource,
+    root: str | Path | None = None,
+    *,
+    name: str | None = None,
+    max_bytes: int = MAX_BYTES,
+    max_pixels: int = MAX_PIXELS,
+    formats: Sequence[str] = FORMATS,
+    match_extension: bool = False,
+) -> tuple[int, int]:
+    """The size that `load_image` would give, turned upright, from the header alone.
+
+    Args:
+        source, root, name, max_bytes, max_pixels, formats, match_extension (*optional*): as in `load_image`.
+
+    Returns:
+        Height and width in pixels. Of an animation whose first frame is larger than its screen, the screen's.
+
+    Raises:
+        ImageError: as `load_image`, but for what only decoding finds out.
+    """
+    label = shown(source, name)
+    try:
+        if isinstance(source, np.ndarray) or is_tensor(source):
+            image = from_array(source, label)
+            check_pixels(image.size, label, max_pixels)
+        elif isinstance(source, Image.Image):
+            _check_opened(source, label, max_pixels, formats)
+            image = source
+        else:
+            content = read_source(source, root, label, max_bytes)
+            image = open_bytes(content, label, formats, max_pixels)
+            path = path_of(source) if match_extension else None
+            if path is not None:
+                check_extension(image, path, label)
+            # A PNG's data may follow its pixels, so that Pillow would decode these to look.
+            if image.format == "PNG" and b"eXIf" not in content and b"exif" not in content:
+                return image.height, image.width
+        return upright_size(image)
+    except ImageError as error:
+        error.sample = name
+        raise
 
 
 def resolve_image_path(source: str | Path, root: str | Path | None = None) -> Path:

@@ -1,14 +1,15 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Samples that cannot be read: counted, reported once, and replaced by others, so that training goes on."""
+"""Samples that cannot be used: counted, reported once, and replaced by others, so that training goes on."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from PIL import Image
 from transformers.utils import logging
 
 from ..errors import SailvitError
+from .skipped import OVERLONG_SAMPLE, UNREADABLE_SAMPLE, SkippedCounts
 
 logger = logging.get_logger(__name__)
 
@@ -16,41 +17,148 @@ logger = logging.get_logger(__name__)
 UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError, SailvitError)
 # A share of fewer samples than these says nothing: one bad picture among the first ten is not ten per cent.
 FEWEST = 200
+# Of a stream so many unusable samples one after the other mean that there are no others.
+MOST_IN_A_ROW = 2000
+
+
+class OverlongSampleError(SailvitError):
+    """A sample with more tokens than allowed; `drop`: whether it is to be replaced by another."""
+
+    def __init__(self, message: str, drop: bool = False) -> None:
+        super().__init__(message)
+        self.drop = drop
+
+
+class UnreadableSamplesError(SailvitError):
+    """More samples are unreadable than the limit allows."""
+
+
+class FaultLog:
+    """Counts and reports the samples that cannot be used, each once.
+
+    The limit holds in each process and each worker of a data loader for itself.
+
+    Args:
+        limit: share of the samples asked for so far (counted as at least 200, or all of a smaller set) that may be
+            unreadable. Over-long ones that are to be dropped do not count.
+        size: number of samples, if it is known.
+
+    Attributes:
+        bad, overlong: what is wrong with each sample met in this process, by its key.
+        asked: how many samples this process was asked for.
+    """
+
+    def __init__(self, limit: float = 0.01, size: int | None = None) -> None:
+        self.limit, self.size = limit, size
+        self.bad: dict[Hashable, str] = {}
+        self.overlong: dict[Hashable, str] = {}
+        self.asked = 0
+
+    def ask(self) -> None:
+        """Count a sample that was asked for."""
+        self.asked += 1
+
+    def knows(self, key: Hashable) -> bool:
+        """Whether the sample was met before."""
+        return key in self.bad or key in self.overlong
+
+    def kind(self, key: Hashable) -> int:
+        """`OVERLONG_SAMPLE` or `UNREADABLE_SAMPLE`, of one met before."""
+        return OVERLONG_SAMPLE if key in self.overlong else UNREADABLE_SAMPLE
+
+    def meet(self, key: Hashable, name: str, error: BaseException) -> None:
+        """Count and report a sample.
+
+        Raises:
+            UnreadableSamplesError: there are more than the limit allows; the sentence lists them.
+            OverlongSampleError: the error itself, if such samples are not to be dropped.
+        """
+        said = " ".join(str(error).split()) or type(error).__name__
+        if self.knows(key):
+            return
+        if isinstance(error, OverlongSampleError):
+            if not error.drop:
+                raise error
+            self.overlong[key] = said
+            if len(self.overlong) == 1:
+                logger.warning(f"{name} is too long and is replaced, as all such samples are: {said}")
+            return
+        self.bad[key] = said
+        logger.warning(f"{name} cannot be read and is replaced: {said}")
+        fewest = FEWEST if self.size is None else min(FEWEST, self.size)
+        if len(self.bad) > self.limit * max(self.asked, fewest):
+            self._raise()
+
+    def stop_if_nothing_is_left(self, in_a_row: int) -> None:
+        """Raise if no sample can be used: of a set all are known, of a stream very many came one after the other.
+
+        Raises:
+            UnreadableSamplesError: no sample can be used.
+        """
+        if in_a_row >= MOST_IN_A_ROW if self.size is None else len(self.bad) + len(self.overlong) >= self.size:
+            self._raise()
+
+    def _raise(self) -> None:
+        both = {**self.bad, **self.overlong}
+        listed = "; ".join(f"{_name(key)}: {why}" for key, why in list(both.items())[:10])
+        more = f"; and {len(both) - 10} more" if len(both) > 10 else ""
+        if not self.bad:
+            raise UnreadableSamplesError(f"all samples are longer than allowed ({listed}{more}): raise max_length")
+        raise UnreadableSamplesError(
+            f"{len(self.bad)} samples cannot be read, more than bad_sample_limit={self.limit:g} allows ({listed}"
+            f"{more}): mend or remove them, or raise the limit"
+        )
+
+
+def _name(key: Hashable) -> str:
+    return f"sample {key}" if isinstance(key, int) else str(key)
 
 
 class WithReplacements(Sequence):
-    """A data set whose unreadable samples are replaced by others of it, the same ones in every run.
+    """A data set whose unusable samples are replaced by others of it, the same ones in every run.
 
     Every process still sees as many samples as it asks for, so that all take the same number of steps. In the
-    processes of a data loader each counts for itself.
+    processes of a data loader each counts for itself, see `FaultLog`.
 
     Args:
-        dataset: Anything with a length and indices, such as a `datasets.Dataset`.
-        limit (`float`, *optional*, defaults to 0.01): Share of the samples asked for so far (counted as at least
-            200, or all of a smaller set) that may be unreadable.
+        dataset: Anything with a length and indices, such as a `datasets.Dataset` or `EncodedSamples`.
+        limit (`float`, *optional*, defaults to 0.01): Share of the samples that may be unreadable, see `FaultLog`.
 
     Raises:
-        SailvitError: on reading, when more are unreadable; the sentence lists them.
+        UnreadableSamplesError: on reading, when more are unreadable; the sentence lists them.
+        OverlongSampleError: on reading, where over-long samples are not to be dropped.
     """
 
     def __init__(self, dataset: Any, limit: float = 0.01) -> None:
         self.dataset, self.limit = dataset, limit
-        self.bad: dict[int, str] = {}
-        self.asked = 0
+        self.faults = FaultLog(limit, len(dataset))
+        self.skipped = SkippedCounts()
+
+    @property
+    def bad(self) -> dict[Hashable, str]:
+        """What is wrong with each sample found unreadable in this process."""
+        return self.faults.bad
+
+    @property
+    def asked(self) -> int:
+        """How many samples this process was asked for."""
+        return self.faults.asked
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
         # What else a data set can tell, its columns and fingerprint, is the wrapped one's.
-        if name == "dataset":
+        if name in ("dataset", "faults", "skipped"):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
     def __getitem__(self, index: Any) -> Any:
         index = range(len(self.dataset))[index]
-        self.asked += 1
+        self.faults.ask()
         sample = self._read(index)
+        if sample is None:
+            self.skipped.add(self.faults.kind(self._key(index)))
         draw = random.Random(index)
         while sample is None:
             sample = self._read(draw.randrange(len(self.dataset)))
@@ -61,24 +169,17 @@ class WithReplacements(Sequence):
         return [self[index] for index in indices]
 
     def _read(self, index: int) -> Any:
-        """The sample, or `None` if it cannot be read."""
-        if index in self.bad:
+        """The sample, or `None` if it cannot be used."""
+        key = self._key(index)
+        if self.faults.knows(key):
             return None
         try:
             return self.dataset[index]
         except UNREADABLE as error:
-            self.bad[index] = " ".join(str(error).split()) or type(error).__name__
-        logger.warning(f"sample {index} cannot be read and is replaced: {self.bad[index]}")
-        allowed = self.limit * max(self.asked, min(FEWEST, len(self.dataset)))
-        if len(self.bad) > allowed or len(self.bad) == len(self.dataset):
-            listed = "; ".join(f"sample {number}: {why}" for number, why in list(self.bad.items())[:10])
-            more = f"; and {len(self.bad) - 10} more" if len(self.bad) > 10 else ""
-            raise UnreadableSamplesError(
-                f"{len(self.bad)} samples cannot be read, more than bad_sample_limit={self.limit:g} allows ({listed}"
-                f"{more}): mend or remove them, or raise the limit"
-            )
+            self.faults.meet(key, f"sample {index}", error)
+        self.faults.stop_if_nothing_is_left(1)
         return None
 
-
-class UnreadableSamplesError(SailvitError):
-    """More samples are unreadable than the limit allows."""
+    def _key(self, index: int) -> int:
+        own = getattr(self.dataset, "row_key", None)
+        return index if own is None else own(index)

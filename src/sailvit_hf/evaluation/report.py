@@ -25,8 +25,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import html_page as html
 from ..errors import SailvitError
-from . import report_html as html
 from .comparison import lower_is_better, number
 from .pictures import grouped_bars, loss_curves
 from .verdicts import (

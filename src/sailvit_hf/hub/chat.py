@@ -9,9 +9,15 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from ..errors import SailvitError
-from ..processing.processing_sailvit import IMAGE_END_TOKEN, IMAGE_START_TOKEN, IMAGE_TOKEN, SAILViTProcessor
+from ..processing.chat_templates_sailvit import (
+    IMAGE_END_TOKEN,
+    IMAGE_START_TOKEN,
+    IMAGE_TOKEN,
+    chatml_template,
+)
+from ..processing.processing_sailvit import SAILViTProcessor
 from .mllm import HUB_ID
-from .preprocessing import Preprocessing, image_processor
+from .preprocessing import Preprocessing, image_processor, tiles
 from .sources import Source
 from .weights import read_json
 
@@ -31,26 +37,7 @@ def sail_vl2_template(system: str) -> str:
     Args:
         system: The turn that comes first when a chat has no system message of its own.
     """
-    answer = "{{- ns.text + '<|im_end|>' -}}"
-    return (
-        "{%- for message in messages -%}"
-        "{%- if loop.first and message['role'] != 'system' -%}"
-        "{{- " + json.dumps(system, ensure_ascii=False) + " -}}"
-        "{%- endif -%}"
-        "{{- '<|im_start|>' + message['role'] + '\\n' -}}"
-        "{%- set parts = [message['content']] if message['content'] is string else message['content'] -%}"
-        "{%- set ns = namespace(text='') -%}"
-        "{%- for part in parts -%}"
-        "{%- if part is string -%}{%- set ns.text = ns.text + part -%}"
-        "{%- elif part['type'] == 'image' or 'image' in part or 'image_url' in part -%}"
-        "{%- set ns.text = ns.text + '" + _OUR_PICTURE + "' -%}"
-        "{%- else -%}{%- set ns.text = ns.text + part['text'] -%}{%- endif -%}"
-        "{%- endfor -%}"
-        "{%- if message['role'] == 'assistant' -%}{%- generation -%}" + answer + "{%- endgeneration -%}"
-        "{%- else -%}" + answer + "{%- endif -%}"
-        "{%- endfor -%}"
-        "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
-    )
+    return chatml_template(default=system, separator="")
 
 
 def our_template(tokenizer: Any, theirs: str) -> str:
@@ -120,7 +107,7 @@ def write_processor(
 ) -> None:
     """Write our processor: image processor, tokenizer, chat template, code."""
     processor = SAILViTProcessor(
-        image_processor(prepared),
+        image_processor(prepared, **tiles(prepared, config)),
         tokenizer,
         patch_size=config.vision_config.patch_size,
         downsample_ratio=config.downsample_ratio,
@@ -159,6 +146,7 @@ def write_sail_vl2_processor(
             "The image processor cuts out the centre of pictures, and SAIL-VL2's cannot: train with the whole picture "
             "resized, or keep the format"
         )
+    prepared.refuse_padding("SAIL-VL2's")
     theirs = dict(getattr(config, "sail_vl2", None) or {})
     values = {
         "auto_map": {
@@ -167,6 +155,8 @@ def write_sail_vl2_processor(
         },
         **{name: default for name, default in _PROCESSOR_FIELDS.items()},
         **theirs.get("preprocessor", {}),
+        **({} if prepared.max_tiles is None else {"max_dynamic_patch": prepared.max_tiles}),
+        "use_msac": prepared.use_msac,
         "patch_size": config.vision_config.patch_size,
         "image_size": prepared.height,
         "image_mean": list(prepared.mean),

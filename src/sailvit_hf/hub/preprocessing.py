@@ -36,6 +36,9 @@ class Preprocessing:
         height, width: Pixels that the model gets.
         shortest_edge: Resize to this shortest side, then cut out the centre; `None` to resize both sides at once,
             without keeping the aspect ratio.
+        max_tiles, use_msac: Into how many tiles a whole model's pictures are cut at most, and whether by a second
+            grid, too; `None` if the source does not say. A vision tower alone gets pictures whole.
+        padded: Whether the aspect ratio is kept, and the rest shows the mean colour (our `do_pad`).
     """
 
     height: int
@@ -45,6 +48,17 @@ class Preprocessing:
     shortest_edge: int | None = None
     resample: int = _BICUBIC
     rescale_factor: float = 1 / 255
+    max_tiles: int | None = None
+    use_msac: bool = False
+    padded: bool = False
+
+    def refuse_padding(self, target: str) -> None:
+        """Raise a `SailvitError` if pictures are padded, which only our own image processor does so."""
+        if self.padded:
+            raise SailvitError(
+                f"The image processor pads pictures in the middle (do_pad), and {target} cannot: train with the whole "
+                "picture resized, or keep the format"
+            )
 
     def as_transformers(self) -> dict[str, Any]:
         """Arguments of an image processor of transformers."""
@@ -65,6 +79,7 @@ class Preprocessing:
 
     def as_timm(self) -> dict[str, Any]:
         """Fields of timm's `pretrained_cfg`; "squash" is its word for resizing without the aspect ratio."""
+        self.refuse_padding("timm")
         names = {number: name for name, number in _INTERPOLATIONS.items()}
         return {
             "interpolation": names.get(self.resample, "bicubic"),
@@ -128,6 +143,10 @@ def _from_transformers(values: Mapping[str, Any], image_size: int, name: str) ->
             shortest_edge=size.get("shortest_edge") if cropped else None,
             resample=int(values.get("resample", _BICUBIC)),
             rescale_factor=values.get("rescale_factor", 1 / 255),
+            # In our words, and in those of SAIL-VL2's processor.
+            max_tiles=values.get("max_tiles", values.get("max_dynamic_patch")),
+            use_msac=bool(values.get("use_msac", False)),
+            padded=values.get("image_processor_type") == "SAILViTImageProcessor" and bool(values.get("do_pad")),
         )
     except (KeyError, TypeError) as error:
         raise SailvitError(f"{name} does not say how pictures are prepared ({error!r}): mend it") from error
@@ -151,15 +170,27 @@ def write_sailvit(folder: Path, preprocessing: Preprocessing) -> None:
     image_processor(preprocessing).save_pretrained(folder)
 
 
-def image_processor(preprocessing: Preprocessing) -> Any:
-    """SAILViT's image processor."""
+def image_processor(preprocessing: Preprocessing, **more: Any) -> Any:
+    """SAILViT's image processor; `more`: further settings."""
     from ..processing.image_processing_pil_sailvit import SAILViTImageProcessorPil
 
-    return SAILViTImageProcessorPil(**preprocessing.as_transformers())
+    return SAILViTImageProcessorPil(**preprocessing.as_transformers(), do_pad=preprocessing.padded, **more)
+
+
+def tiles(preprocessing: Preprocessing, config: Any) -> dict[str, Any]:
+    """How a whole model's image processor cuts pictures, as settings of ours.
+
+    SAIL-VL2 says it twice: 10 tiles at most in its processor, 12 in its configuration. It is the processor that cuts
+    pictures there, so its number is taken, and the configuration's where there is none.
+    """
+    theirs = getattr(config, "sail_vl2", None) or {}
+    most = preprocessing.max_tiles or (theirs.get("max_dynamic_patch") if theirs.get("dynamic_image_size") else None)
+    return {"max_tiles": most or 1, "use_msac": preprocessing.use_msac and (most or 1) > 1}
 
 
 def write_aimv2(folder: Path, preprocessing: Preprocessing) -> None:
     """Write what transformers' AIMv2 reads: CLIP's image processor, in whichever backend is there."""
+    preprocessing.refuse_padding("AIMv2's (CLIP's)")
     values = {"image_processor_type": "CLIPImageProcessor", **preprocessing.as_transformers()}
     path = folder / "preprocessor_config.json"
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -128,7 +128,9 @@ def _auto_maps(value: Any) -> list[Any]:
         for key, item in value.items():
             if key == "auto_map" and isinstance(item, dict):
                 for named in item.values():
-                    found += [one for one in (named if isinstance(named, list) else [named]) if one is not None]
+                    # A tokenizer names two, an image processor one for each backend.
+                    several = list(named.values()) if isinstance(named, dict) else named
+                    found += [one for one in (several if isinstance(several, list) else [several]) if one is not None]
             else:
                 found += _auto_maps(item)
     elif isinstance(value, list):

@@ -1,6 +1,7 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
 """The vision-language model that refines a vision tower: any tower, the connector, any causal language model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +10,24 @@ from torch import nn
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, torch_compilable_check
 
 from .configuration_sailvit import SAILViTConfig, SAILViTVLMConfig
 from .loading_sailvit import StrictPreTrainedModel
+from .lockstep_sailvit import in_pieces, most_of_all
+from .loss_sailvit import (
+    LanguageModelingHead,
+    LearntPositions,
+    LogitTransform,
+    chunked_loss,
+    learnt_positions,
+    mean_loss,
+    shifted,
+    weighted_loss,
+)
 from .modeling_sailvit import SAILViTModel
 from .vision_towers import layers_run, native_size, only_patches, patch_grid, run_tower, tower_facts, vision_half
 
@@ -32,7 +45,7 @@ class SAILViTVLMModelOutput(ModelOutput):
 
 @dataclass
 class SAILViTCausalLMOutput(ModelOutput):
-    """Output of [`SAILViTForConditionalGeneration`]: `loss` (scalar), `logits` (B, L, vocabulary)."""
+    """Output of [`SAILViTForConditionalGeneration`]: `loss` (scalar), `logits` (B, L, vocabulary) unless skipped."""
 
     loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
@@ -64,7 +77,11 @@ def pixel_shuffle(features: torch.Tensor, rows: int, columns: int, merge_size: i
     return squares.permute(0, 1, 3, 2, 4, 5).reshape(batch, -1, merge_size**2 * width)
 
 
-class SAILViTMultiModalProjector(nn.Module):
+def _learns(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+class SAILViTMultiModalProjector(GradientCheckpointingLayer):
     """The connector: LayerNorm, Linear, activation, Linear (the published `mlp1`)."""
 
     def __init__(self, config: SAILViTVLMConfig) -> None:
@@ -137,29 +154,44 @@ class SAILViTVLMModel(SAILViTVLMPreTrainedModel):
         self.language_model.set_input_embeddings(value)
 
     def get_image_features(
-        self, pixel_values: torch.Tensor, return_dict: bool | None = None, **kwargs: Any
+        self,
+        pixel_values: torch.Tensor | Sequence[torch.Tensor],
+        return_dict: bool | None = None,
+        vision_features: Sequence[torch.Tensor] | None = None,
+        **kwargs: Any,
     ) -> BaseModelOutputWithPooling | tuple:
         r"""
         Encode pictures and project them into the language model's space.
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(images, C, H, W)`): Pictures or tiles of the whole batch.
+            pixel_values (`torch.Tensor` of shape `(images, C, H, W)`): Pictures or tiles of the whole batch. If their
+                sizes differ, a list of `(C, H, W)`: the tower runs once for each size.
+            vision_features (`Sequence[torch.Tensor]`, *optional*): The tower's patches `(rows * columns, h)` of each
+                picture, where they are known already (a frozen tower's, kept): the tower does not run.
             kwargs: What the tower is to return besides, such as `output_hidden_states` and `output_attentions`.
 
         Returns:
             The tower's output up to `config.vision_feature_layer`, whose `pooler_output` is `(images, tokens, d)`:
-            `tokens` per picture, of the language model's width `d`.
+            `tokens` per picture, of the language model's width `d`. Of a list, `pooler_output` only, of shape
+            `(tokens of all, d)`, in the order of the pictures.
 
         Raises:
             ValueError: if the tower does not read pictures of this size.
         """
-        # A wholly frozen tower builds no graph: its activations would be kept for nothing.
-        tower_learns = any(parameter.requires_grad for parameter in self.vision_tower.parameters())
-        layer, facts = self.config.vision_feature_layer, self.vision_facts
-        with torch.set_grad_enabled(torch.is_grad_enabled() and tower_learns):
-            outputs = run_tower(self.vision_tower, pixel_values, layer, facts, **kwargs)
+        if not isinstance(pixel_values, torch.Tensor):
+            result = BaseModelOutputWithPooling(pooler_output=self._features_of_sizes(pixel_values, vision_features))
+            return_dict = self.config.return_dict if return_dict is None else return_dict
+            return result if return_dict else result.to_tuple()
         rows, columns = patch_grid(self.config.vision_config, pixel_values)
-        patches = only_patches(outputs.last_hidden_state, rows, columns, facts)
+        if vision_features is None:
+            # A wholly frozen tower builds no graph: its activations would be kept for nothing.
+            layer, facts = self.config.vision_feature_layer, self.vision_facts
+            with torch.set_grad_enabled(torch.is_grad_enabled() and _learns(self.vision_tower)):
+                outputs = run_tower(self.vision_tower, pixel_values, layer, facts, **kwargs)
+            patches = only_patches(outputs.last_hidden_state, rows, columns, facts)
+        else:
+            patches = torch.stack(tuple(vision_features))
+            outputs = BaseModelOutputWithPooling(last_hidden_state=patches)
         merged = pixel_shuffle(patches, rows, columns, self.config.merge_size)
         projected = self.multi_modal_projector(merged.to(self.multi_modal_projector.linear_1.weight.dtype))
         result = BaseModelOutputWithPooling(
@@ -170,6 +202,21 @@ class SAILViTVLMModel(SAILViTVLMPreTrainedModel):
         )
         return_dict = self.config.return_dict if return_dict is None else return_dict
         return result if return_dict else result.to_tuple()
+
+    def _features_of_sizes(
+        self, pictures: Sequence[torch.Tensor], vision_features: Sequence[torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """The connector's output (tokens of all pictures, d) for pictures (C, H, W) of different sizes, in order."""
+        places: dict[tuple[int, ...], list[int]] = {}
+        for place, picture in enumerate(pictures):
+            places.setdefault(tuple(picture.shape), []).append(place)
+        found: dict[int, torch.Tensor] = {}
+        for same in places.values():
+            batch = torch.stack([pictures[place] for place in same])
+            known = None if vision_features is None else [vision_features[place] for place in same]
+            features = self.get_image_features(batch, return_dict=True, vision_features=known).pooler_output
+            found |= zip(same, features, strict=True)
+        return torch.cat([found[place] for place in range(len(pictures))])
 
     def get_placeholder_mask(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, image_features: torch.Tensor
@@ -188,14 +235,62 @@ class SAILViTVLMModel(SAILViTVLMPreTrainedModel):
         return mask.unsqueeze(-1).expand_as(inputs_embeds)
 
     def _silent_image_features(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
-        """Zero, computed through tower and connector from a blank picture.
+        """Zero, computed through tower and connector from a blank picture; a tower that nobody awaits does not run.
 
         With it a batch without pictures uses the same parameters as every other one: data-parallel and sharded
         training would otherwise wait for gradients or parameter gathers that never come.
         """
         config = self.config.vision_config
         blank = inputs_embeds.new_zeros(1, config.num_channels, *native_size(config))
-        return self.get_image_features(blank, return_dict=True).pooler_output.sum() * 0.0
+        known = None
+        if not _learns(self.vision_tower) and not in_pieces(self.vision_tower):
+            rows, columns = patch_grid(config, blank)
+            known = inputs_embeds.new_zeros(1, rows * columns, config.hidden_size)
+        features = self.get_image_features(blank, return_dict=True, vision_features=known).pooler_output
+        return features[..., :0].sum()  # not times zero: that may be no number
+
+    def _runs_to_add(self, runs: int, device: torch.device) -> int:
+        """How often a blank picture must follow a batch that runs tower and connector `runs` times.
+
+        Data-parallel training waits for the gradients of whatever trains. Sharded weights are brought together by all
+        processes as often, or by none, whether anything trains or not.
+        """
+        parts = (self.vision_tower, self.multi_modal_projector)
+        wanted = runs
+        if self.training and torch.is_grad_enabled() and any(map(_learns, parts)):
+            wanted = max(1, runs)
+        if in_pieces(*parts):
+            wanted = most_of_all(wanted, device)
+        return wanted - runs
+
+    def _with_pictures(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor,
+        pixel_values: torch.Tensor | Sequence[torch.Tensor] | None,
+        encoded: BaseModelOutputWithPooling | None,
+        vision_features: Sequence[torch.Tensor] | None,
+        may_be_silent: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The embeddings with the pictures' tokens in their places, and these tokens (None without pictures)."""
+        if pixel_values is not None and not len(pixel_values):
+            pixel_values = None
+        runs = 0
+        if encoded is not None:
+            runs = 1
+        elif pixel_values is not None:
+            runs = 1 if isinstance(pixel_values, torch.Tensor) else len({each.shape for each in pixel_values})
+        silent = self._runs_to_add(runs, inputs_embeds.device) if may_be_silent else 0
+        image_features = None
+        if encoded is None and pixel_values is not None:
+            encoded = self.get_image_features(pixel_values, return_dict=True, vision_features=vision_features)
+        if encoded is not None:
+            image_features = encoded.pooler_output.to(inputs_embeds)
+            mask = self.get_placeholder_mask(input_ids, inputs_embeds, image_features)
+            inputs_embeds = inputs_embeds.masked_scatter(mask, image_features)
+        for _ in range(silent):
+            inputs_embeds = inputs_embeds + self._silent_image_features(inputs_embeds).to(inputs_embeds)
+        return inputs_embeds, image_features
 
     def forward(
         self,
@@ -206,6 +301,7 @@ class SAILViTVLMModel(SAILViTVLMPreTrainedModel):
         past_key_values: Any = None,
         inputs_embeds: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, Any] | None = None,
+        vision_features: Sequence[torch.Tensor] | None = None,
         return_dict: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SAILViTVLMModelOutput | tuple:
@@ -217,6 +313,7 @@ class SAILViTVLMModel(SAILViTVLMPreTrainedModel):
             pixel_values (`torch.Tensor` of shape `(images, C, H, W)`, *optional*): All pictures, in reading order.
             mm_encoder_outputs (`dict`, *optional*): The output of `get_image_features` as `"image"`, instead of
                 `pixel_values`: `generate` encodes pictures once, and repeats them chat by chat for its beams.
+            vision_features (`Sequence[torch.Tensor]`, *optional*): See `get_image_features`.
 
         Raises:
             ValueError: if neither or both of `input_ids` and `inputs_embeds` are given, or the number of placeholders
@@ -227,16 +324,10 @@ class SAILViTVLMModel(SAILViTVLMPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
 
-        image_features, encoded = None, (mm_encoder_outputs or {}).get("image")
-        if encoded is None and pixel_values is not None:
-            encoded = self.get_image_features(pixel_values, return_dict=True)
-        if encoded is not None:
-            image_features = encoded.pooler_output.to(inputs_embeds)
-            mask = self.get_placeholder_mask(input_ids, inputs_embeds, image_features)
-            inputs_embeds = inputs_embeds.masked_scatter(mask, image_features)
-        elif self.training and torch.is_grad_enabled() and past_key_values is None:
-            inputs_embeds = inputs_embeds + self._silent_image_features(inputs_embeds).to(inputs_embeds)
-
+        encoded = (mm_encoder_outputs or {}).get("image")
+        inputs_embeds, image_features = self._with_pictures(
+            input_ids, inputs_embeds, pixel_values, encoded, vision_features, may_be_silent=past_key_values is None
+        )
         if self.training:
             kwargs.setdefault("use_cache", False)
         outputs = self.language_model(
@@ -265,7 +356,7 @@ class SAILViTForConditionalGeneration(SAILViTVLMPreTrainedModel, GenerationMixin
     def __init__(self, config: SAILViTVLMConfig) -> None:
         super().__init__(config)
         self.model = SAILViTVLMModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.lm_head = LanguageModelingHead(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self._name_tied_weights()
         self.post_init()
 
@@ -323,7 +414,7 @@ class SAILViTForConditionalGeneration(SAILViTVLMPreTrainedModel, GenerationMixin
             model = cls(config)
         model.model.vision_tower = vision_tower
         model.model.language_model = language_model.base_model
-        model.lm_head = head
+        model.lm_head = LanguageModelingHead.of(head)
         model.model.multi_modal_projector = SAILViTMultiModalProjector(model.config)
         model.model.multi_modal_projector.apply(model._init_weights)
         if language_model.generation_config is not None:
@@ -343,7 +434,7 @@ class SAILViTForConditionalGeneration(SAILViTVLMPreTrainedModel, GenerationMixin
         return self.lm_head
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        self.lm_head = new_embeddings
+        self.lm_head = LanguageModelingHead.of(new_embeddings)
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling | tuple:
         """See [`SAILViTVLMModel.get_image_features`]."""
@@ -361,6 +452,8 @@ class SAILViTForConditionalGeneration(SAILViTVLMPreTrainedModel, GenerationMixin
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
         mm_encoder_outputs: dict[str, Any] | None = None,
+        skip_logits: bool | None = None,
+        loss_weights: torch.Tensor | None = None,
         return_dict: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SAILViTCausalLMOutput | tuple:
@@ -368,55 +461,72 @@ class SAILViTForConditionalGeneration(SAILViTVLMPreTrainedModel, GenerationMixin
         Predict the next token at every position.
 
         Args:
-            input_ids (`torch.LongTensor` of shape `(B, L)`): Tokens; pictures are runs of `config.image_token_id`.
-            pixel_values (`torch.Tensor` of shape `(images, C, H, W)`, *optional*): All pictures, in reading order.
             labels (`torch.LongTensor` of shape `(B, L)`, *optional*): The tokens to learn; -100 where there is none.
             logits_to_keep (`int` or `torch.Tensor`, *optional*): How many last positions, or which, get logits.
-            num_items_in_batch (`int`, *optional*): Number of learnt tokens of the whole global batch; the loss is
-                their mean, however the batch was cut into micro-batches.
-            mm_encoder_outputs (`dict`, *optional*): See [`SAILViTVLMModel`].
-            kwargs: Among others `shift_labels` (`torch.LongTensor` of shape `(B, L)`), the labels moved one place to
-                the left already, as context-parallel training gives them; then `labels` only says that a loss is
-                wanted.
+            num_items_in_batch (`int`, *optional*): Number of learnt tokens of the whole global batch (with
+                `loss_weights` the sum of their weights); the loss is their mean, however the batch was cut.
+            skip_logits (`bool`, *optional*): Give the loss without logits (they are `None`), which are made where
+                labels are, a chunk of positions at a time. Its backward pass can be run once.
+            loss_weights (`torch.Tensor` of shape `(B, L)`, *optional*): Weights of the labels, place for place.
+            kwargs: Those of [`SAILViTVLMModel`]; `shift_labels` (`torch.LongTensor` of shape `(B, L)`), the labels
+                moved one place to the left already, and weights with them, when `labels` only says that a loss is
+                wanted; `label_smoothing` (`float`), as in `torch.nn.functional.cross_entropy`.
 
         Returns:
             [`SAILViTCausalLMOutput`], the loss in fp32.
         """
-        return_dict = self.config.return_dict if return_dict is None else return_dict
         # Not named above: the Trainer takes every argument that is called labels for one that a batch must have, and
         # gives no `eval_loss` without it.
-        shift_labels = kwargs.pop("shift_labels", None)
-        outputs = self.model(
-            input_ids=input_ids,
-            pixel_values=pixel_values,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            mm_encoder_outputs=mm_encoder_outputs,
-            return_dict=True,
-            **kwargs,
-        )
-        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(outputs.last_hidden_state[:, keep])
-        loss = None
+        loss_options = {name: kwargs.pop(name, None) for name in ("shift_labels", "label_smoothing")}
+        pictures_and_text = dict(
+            input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask, position_ids=position_ids,
+            past_key_values=past_key_values, inputs_embeds=inputs_embeds, mm_encoder_outputs=mm_encoder_outputs,
+        )  # fmt: skip
+        outputs = self.model(**pictures_and_text, return_dict=True, **kwargs)
+        if skip_logits and labels is None:
+            raise ValueError("skip_logits leaves nothing to return without labels")
+        loss, hidden = None, outputs.last_hidden_state
+        logits = None if skip_logits else self._logits(hidden, logits_to_keep)
         if labels is not None:
-            loss = self.loss_function(
+            loss = self._loss(hidden, logits, labels, num_items_in_batch, loss_weights, **loss_options)
+        result = SAILViTCausalLMOutput(
+            loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions,
+            outputs.image_hidden_states,
+        )  # fmt: skip
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return result if return_dict else result.to_tuple()
+
+    def _logits(self, hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor = 0) -> torch.Tensor:
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        return LogitTransform.of(self.config.text_config)(self.lm_head(hidden_states[:, keep]))
+
+    def _loss(
+        self,
+        hidden_states: torch.Tensor,
+        logits: torch.Tensor | None,
+        labels: torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None,
+        loss_weights: torch.Tensor | None,
+        shift_labels: torch.Tensor | None,
+        label_smoothing: float | None,
+    ) -> torch.Tensor:
+        smoothing = label_smoothing or 0.0
+        if logits is not None and loss_weights is None and not smoothing:
+            return self.loss_function(
                 logits=logits,
                 labels=labels,
                 vocab_size=self.config.text_config.vocab_size,
                 num_items_in_batch=num_items_in_batch,
                 shift_labels=shift_labels,
             )
-        result = SAILViTCausalLMOutput(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            image_hidden_states=outputs.image_hidden_states,
-        )
-        return result if return_dict else result.to_tuple()
+        positions: LearntPositions = learnt_positions(*shifted(labels, shift_labels, loss_weights))
+        if logits is None:
+            transform = LogitTransform.of(self.config.text_config)
+            whole = self.tp_size in (None, 1)
+            total = chunked_loss(self.lm_head, hidden_states, positions, transform, smoothing, whole)
+        else:
+            total = weighted_loss(logits, positions, smoothing)
+        return mean_loss(total, positions, num_items_in_batch)
 
 
 SAILViTVLMModel.register_for_auto_class("AutoModel")

@@ -153,7 +153,7 @@ class _PassThrough(nn.Module):
 
 def _copy_of_frame(module: nn.Module) -> Any:
     """A module of its own with the same parameters, children and hooks."""
-    frame = module.__class__.__new__(module.__class__)
+    frame: Any = object.__new__(module.__class__)  # a sharded module's own __new__ would build another tower
     # A `forward` on the instance, or a compiled call, belongs to the module that it was made for.
     frame.__dict__ = {key: value for key, value in module.__dict__.items() if key != "forward"}
     frame.__dict__["_compiled_call_impl"] = None

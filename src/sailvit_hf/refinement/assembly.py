@@ -74,22 +74,36 @@ def load_language_model(source: str | Path, revision: str | None = None, key: st
 
 
 def make_processor(image_processor: Any, tokenizer: Any, language_model: Any, vision_config: Any) -> Any:
-    """A processor for two parts; the language model's embeddings grow if the tokenizer had to learn special tokens.
+    """A processor for two parts; the language model keeps its prompt format, and learns the special tokens it lacks.
+
+    Its embeddings grow once, tied ones together: new rows are drawn around the mean of the old ones (transformers'),
+    the same in every run. The token that stops an answer becomes one that generation stops at.
 
     Raises:
-        SailvitError: the vision tower's patches are not square.
+        SailvitError: the vision tower's patches are not square, or the chat template cannot be given pictures.
     """
     height, width = patch_sides(vision_config)
     if height != width:
         raise SailvitError(
             f"the vision tower has patches of {height}x{width} pixels: choose a tower with square patches"
         )
-    processor = SAILViTProcessor.from_parts(
-        whole_pictures(image_processor, vision_config), tokenizer, patch_size=height
-    )
+    try:
+        processor = SAILViTProcessor.from_parts(
+            whole_pictures(image_processor, vision_config), tokenizer, patch_size=height
+        )
+    except ValueError as error:
+        raise SailvitError(f"the language model's tokenizer does not fit: {error}") from error
     rows = language_model.get_input_embeddings().num_embeddings
     if len(processor.tokenizer) > rows:
-        language_model.resize_token_embeddings(len(processor.tokenizer))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            language_model.resize_token_embeddings(len(processor.tokenizer))
+    generation, stop = language_model.generation_config, processor.stop_token_id
+    if generation is not None and stop is not None:
+        known = generation.eos_token_id
+        known = known if isinstance(known, list) else [] if known is None else [known]
+        if stop not in known:
+            generation.eos_token_id = [*known, stop] if known else stop
     return processor
 
 

@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import SailvitError
+from .monitoring import speed_line
 from .stages import MODULES, RefinementStage, module_of
 
 _WIDTH = 100
@@ -103,7 +104,8 @@ class ModuleTable(TrainerCallback):
 class StageProgress(TrainerCallback):
     """A progress bar on a terminal; elsewhere (a log file, CI) one line for every tenth of the way.
 
-    The last logged loss and learning rate are shown, and the throughput since the start or the resume.
+    The last logged loss and learning rate are shown, and the throughput since the entry before (without a monitor:
+    since the start or the resume). At every tenth of the way a line follows with what the monitor measured.
     """
 
     def __init__(self, title: str, interval: float = 0.2) -> None:
@@ -120,6 +122,7 @@ class StageProgress(TrainerCallback):
         self._first_step = self._shown_step = state.global_step
         self._start = self._shown = time.monotonic()
         self._values = ""
+        self._rate: float | None = None
         self._console = _console()
         if self._console.is_terminal:
             self._bar = self._make_bar(state)
@@ -163,12 +166,17 @@ class StageProgress(TrainerCallback):
     ) -> None:
         if logs is None or "loss" not in logs or not state.is_world_process_zero:
             return
+        self._rate = logs.get("samples_per_second", self._rate)
         self._values = f"loss {logs['loss']:.4f}  lr {logs['learning_rate']:.1e}"
         share = max(1, state.max_steps // 10)
         due = state.global_step // share > self._shown_step // share or state.global_step == state.max_steps
         if self._bar is None and due:
-            self._shown_step = state.global_step
             self._console.print(self._line(state))
+        measured = speed_line(logs, min(self._console.width, _WIDTH)) if due else ""
+        if measured:
+            self._console.print(measured)
+        if due:
+            self._shown_step = state.global_step
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -183,7 +191,8 @@ class StageProgress(TrainerCallback):
         return (state.global_step - self._first_step) * self._batch / seconds
 
     def _numbers(self, state: TrainerState) -> str:
-        return f"{self._values}  {self._throughput(state):,.0f} samples/s".lstrip()
+        rate = self._throughput(state) if self._rate is None else self._rate
+        return f"{self._values}  {rate:,.0f} samples/s".lstrip()
 
     def _line(self, state: TrainerState) -> str:
         done = max(state.global_step - self._first_step, 1)

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ..data.replacement import UNREADABLE
 from ..errors import SailvitError
 
 FILE_NAME = "refinement.json"
@@ -239,7 +240,10 @@ def _fingerprint(dataset: Any) -> tuple[int | None, str | None]:
     digest = hashlib.sha256(str(samples).encode())
     step = max(1, -(-samples // _ROWS_IN_FINGERPRINT))
     for index in range(0, samples, step):
-        row = rows[index]
+        try:
+            row = rows[index]
+        except UNREADABLE:
+            row = None  # training replaces it
         messages = row.get("messages") if isinstance(row, Mapping) else None
         digest.update(json.dumps(messages, sort_keys=True, default=str).encode())
     return samples, digest.hexdigest()

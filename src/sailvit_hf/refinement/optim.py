@@ -52,7 +52,7 @@ def layer_scales(model: nn.Module, decay: float | None) -> dict[str, float]:
 def parameter_groups(
     model: nn.Module,
     learning_rates: Mapping[str, float],
-    weight_decay: float,
+    weight_decay: float | Mapping[str, float],
     vision_tower_layer_decay: float | None = None,
 ) -> list[dict[str, Any]]:
     """Groups for a torch optimiser: every trainable parameter in exactly one.
@@ -60,7 +60,8 @@ def parameter_groups(
     Args:
         model: the vision-language model, wrapped or not, with `requires_grad` set by the stage.
         learning_rates: peak learning rate of each module that trains.
-        weight_decay: of the parameters that decay; see `no_decay_names` for those that do not.
+        weight_decay: of the parameters that decay, for all modules or by module; see `no_decay_names` for those that
+            do not.
         vision_tower_layer_decay: see `layer_scales`.
 
     Returns:
@@ -82,11 +83,12 @@ def parameter_groups(
     missing = sorted({module for module, _, _ in members} - set(learning_rates))
     if missing:
         raise SailvitError(f"{', '.join(missing)}: trainable, but without a learning rate")
+    decays_of = weight_decay if isinstance(weight_decay, Mapping) else dict.fromkeys(MODULES, weight_decay)
     return [
         {
             "params": members[module, scale, decays],
             "lr": learning_rates[module] * scale,
-            "weight_decay": weight_decay if decays else 0.0,
+            "weight_decay": decays_of[module] if decays else 0.0,
             "module": module,
         }
         for module, scale, decays in sorted(members, key=lambda key: (MODULES.index(key[0]), -key[1], not key[2]))

@@ -33,6 +33,7 @@ from .assembly import (
 from .lineage import Lineage, parent_name
 from .recipe import Recipe, Source
 from .run_folder import RunFolder, is_main_process, last_complete_checkpoint, wait_for_everyone, write_json
+from .samples import join_sources, open_source, source_name
 from .stages import STAGES, RefinementStage, get_stage
 from .trainer import RefinementTrainer
 
@@ -191,21 +192,16 @@ class Run:
         return demo_world()
 
     def _samples(self, sources: Sequence[Source], stage: str, seed_offset: int = 0) -> Any:
-        """The samples of one or more sources, one after the other."""
+        """The samples of one or more sources, one after the other, or mixed if they say how much of each."""
+        seed = self.recipe.seed + seed_offset
+        match_extension = self.arguments[stage].match_image_extension if stage in self.arguments else True
         parts = []
         for source in sources:
             if source.demo is not None:
-                whose, seed = source.demo.stage or stage, self.recipe.seed + seed_offset
-                parts.append(self.world.dataset(whose, "train", source.demo.samples, seed))
-            elif source.messages is not None:
-                from ..data.conversations import load_messages
-
-                parts.append(load_messages(source.messages, image_root=source.image_root))
-        if len(parts) == 1:
-            return parts[0]
-        from torch.utils.data import ConcatDataset
-
-        return ConcatDataset(parts)
+                parts.append(self.world.dataset(source.demo.stage or stage, "train", source.demo.samples, seed))
+            else:
+                parts.append(open_source(source, seed, match_extension))
+        return join_sources(sources, parts, seed)
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:
@@ -218,7 +214,7 @@ class Run:
         if plan.messages is not None:
             from ..data.conversations import load_messages
 
-            sets["held_out"] = load_messages(plan.messages, image_root=plan.image_root)
+            sets["held_out"] = load_messages(plan.messages, image_root=plan.image_root, decode=True)
         return sets
 
     @cached_property
@@ -267,7 +263,7 @@ class Run:
 
     def _source_name(self, key: str) -> str:
         names = [
-            f"demo world, {source.demo.stage or key}" if source.demo is not None else str(source.messages)
+            f"demo world, {source.demo.stage or key}" if source.demo is not None else source_name(source)
             for source in self.recipe.stages[key].data
         ]
         return " + ".join(dict.fromkeys(names))

@@ -19,6 +19,7 @@ from typing import Any, TypeVar, Union
 
 import yaml
 
+from ..data.formats import FORMATS
 from ..errors import SailvitError
 
 T = TypeVar("T")
@@ -46,12 +47,48 @@ class DemoSource:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DatasetSource:
+    """A data set of conversations: a file, folder, pattern or Hub id; see `data.reading.read_entries`.
+
+    `streaming`: read it on the way instead of preparing it. `shuffle_buffer`: of a stream, the rows that the next one
+    is drawn from; None is its own default.
+    """
+
+    path: str
+    name: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    format: str = "auto"
+    streaming: bool = False
+    image_root: str | None = None
+    shuffle_buffer: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Source:
-    """One source of training samples: exactly one of `demo` and `messages` (a JSONL file)."""
+    """One source of training samples: exactly one of `demo`, `messages` (a JSONL file) and `dataset`.
+
+    `weight`: its share of the samples; `max_samples`: use no more of them; `epochs`: how often they come in one pass;
+    see `data.mixture`.
+    """
 
     demo: DemoSource | None = None
     messages: str | None = None
     image_root: str | None = None
+    dataset: DatasetSource | None = None
+    weight: float | None = None
+    max_samples: int | None = None
+    epochs: float | None = None
+
+    @property
+    def streaming(self) -> bool:
+        """Whether it is read on the way."""
+        return self.dataset is not None and self.dataset.streaming
+
+    @property
+    def mixed(self) -> bool:
+        """Whether it says how much of it there is to be."""
+        return (self.weight, self.max_samples, self.epochs) != (None, None, None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,6 +332,10 @@ def _check_stages(recipe: Recipe) -> None:
         key = f"stages.{name}"
         _check_sources(plan.data, f"{key}.data", name)
         check_arguments(plan.arguments, f"{key}.arguments")
+        if any(source.streaming for source in plan.data) and plan.arguments.get("max_steps", -1) < 0:
+            raise SailvitError(
+                f"The recipe lacks the key {key}.arguments.max_steps; a stream has no length that could say it."
+            )
 
 
 def _check_evaluation(recipe: Recipe) -> None:
@@ -309,24 +350,56 @@ def _check_evaluation(recipe: Recipe) -> None:
         _check_at_least(swap.batch_size, 1, f"{key}.batch_size")
         if swap.data is not None:
             _check_sources(swap.data, f"{key}.data", None)
+            if any(source.streaming for source in swap.data):
+                raise SailvitError(f"{key}.data.dataset.streaming: the swap needs samples by index; remove it.")
         elif not recipe.uses_demo():
             raise SailvitError(f"The recipe lacks the key {key}.data; without the demo world the swap needs samples.")
 
 
 def _check_sources(sources: list[Source], key: str, stage: str | None) -> None:
+    if len({source.weight is None for source in sources}) > 1:
+        raise SailvitError(f"{key}: some sources have a weight and some have none; give one to all, or to none.")
     for source in sources:
-        if (source.demo is None) == (source.messages is None):
-            raise SailvitError(f"{key} needs exactly one of demo and messages for each source.")
+        if sum(kind is not None for kind in (source.demo, source.messages, source.dataset)) != 1:
+            raise SailvitError(f"{key} needs exactly one of demo, messages and dataset for each source.")
+        _check_amounts(source, key, any(other.streaming for other in sources))
+        if source.dataset is not None:
+            _check_dataset(source.dataset, f"{key}.dataset")
+        if source.image_root is not None and source.messages is None:
+            if source.demo is not None:
+                raise SailvitError(f"{key}.image_root belongs to messages, not to demo; remove it.")
+            raise SailvitError(f"{key}.image_root belongs to messages; did you mean {key}.dataset.image_root?")
         if source.demo is None:
             continue
-        if source.image_root is not None:
-            raise SailvitError(f"{key}.image_root belongs to messages, not to demo; remove it.")
         _check_at_least(source.demo.samples, 1, f"{key}.demo.samples")
         whose = source.demo.stage or stage
         if whose not in STAGE_KEYS[:3]:
             raise SailvitError(
                 f"{key}.demo.stage must be one of {', '.join(STAGE_KEYS[:3])}{_nearest(str(whose), STAGE_KEYS[:3])}."
             )
+
+
+def _check_amounts(source: Source, key: str, streaming: bool) -> None:
+    for name in ("weight", "epochs"):
+        number = getattr(source, name)
+        if number is not None and not number > 0:
+            raise SailvitError(f"{key}.{name} must be greater than 0, not {number}; leave the source out instead.")
+    if source.max_samples is not None:
+        _check_at_least(source.max_samples, 1, f"{key}.max_samples")
+    if streaming and source.epochs is not None and source.epochs != int(source.epochs):
+        raise SailvitError(f"{key}.epochs must be a whole number beside a stream, not {source.epochs}.")
+
+
+def _check_dataset(source: DatasetSource, key: str) -> None:
+    layouts = ("auto", *FORMATS)
+    if source.format not in layouts:
+        raise SailvitError(
+            f"{key}.format must be one of {', '.join(layouts)}{_nearest(source.format, layouts)}, not {source.format}."
+        )
+    if source.shuffle_buffer is not None:
+        _check_at_least(source.shuffle_buffer, 0, f"{key}.shuffle_buffer")
+        if not source.streaming:
+            raise SailvitError(f"{key}.shuffle_buffer belongs to streaming: true; remove it.")
 
 
 def _check_at_least(number: float, least: float, key: str) -> None:

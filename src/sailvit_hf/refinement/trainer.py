@@ -11,18 +11,26 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
+from ..data.loss_weighting import WeightingCollator, sum_of_weights
 from ..data.replacement import WithReplacements
+from ..data.skipped import skipped_samples
 from ..errors import SailvitError
 from .arguments import RefinementArguments
 from .callbacks import ModuleClipping, ModuleTable, StageProgress, StopAtNonFiniteLoss
+from .contrastive import ContrastiveLoss, share_of_step
+from .engine import EngineTrainer
 from .lineage import Lineage, StageRecord, describe_data, loss_summary, model_card, package_versions
+from .monitoring import MEASURED, make_monitor
 from .optim import parameter_groups
 from .parents import describe_parent, find_lineage
+from .processes import OrNothing, forget_evaluation, share_equally
 from .resuming import check_origin, load_weights
-from .stages import RefinementStage, get_stage, vision_tower_of
+from .samples import DataPlace, by_index, encoded_dataset, raw_rows, stream_loader
+from .stages import MODULES, RefinementStage, get_stage, vision_tower_of
 
 logger = logging.get_logger(__name__)
 
@@ -44,8 +52,19 @@ _ARGUMENTS_THAT_MATTER = (
     "max_grad_norm",
     "clip_per_module",
     "freeze_vision_layers",
+    "contrastive_loss",
+    "contrastive_weight",
+    "contrastive_temperature",
     "vision_tower_layer_decay",
+    *(f"{module}_{what}" for what in ("warmup_steps", "weight_decay") for module in MODULES),
+    "vision_tower_ema",
     "max_length",
+    "packing",
+    "max_tiles_per_pack",
+    "packing_buffer",
+    "loss_weighting",
+    "overlong_samples",
+    "max_image_tokens",
     "bf16",
     "fp16",
     "tf32",
@@ -84,7 +103,7 @@ def _no_shard_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-class RefinementTrainer(Trainer):
+class RefinementTrainer(EngineTrainer):
     """Trains one stage of the refinement; see `RefinementArguments` for what can be set.
 
     Args:
@@ -92,8 +111,9 @@ class RefinementTrainer(Trainer):
             decides which of its parameters are trainable; those become fp32.
         args: `RefinementArguments`; a copy is kept, with the stage's learning rate filled in.
         data_collator: defaults to `VisionLanguageCollator(processing_class)`.
-        train_dataset: rows with `messages` and `images`. Of one with a length, unreadable samples are replaced by
-            others; see `bad_sample_limit`.
+        train_dataset: rows with `messages` and `images`, by index or as a stream (then `max_steps` says how long).
+            Unusable samples are replaced by others, see `bad_sample_limit`. With a collator of your own it gets the
+            rows as they are, and only a data set with a length replaces any.
         processing_class: the processor, saved with every checkpoint.
         stage: a `RefinementStage` or its key; defaults to the class's.
         lineage: of the model at its start; defaults to an empty one.
@@ -107,6 +127,7 @@ class RefinementTrainer(Trainer):
     stage: RefinementStage  # a subclass may set it
     args: RefinementArguments
     optimizer: Any
+    data_collator: Any
 
     def __init__(
         self,
@@ -129,6 +150,10 @@ class RefinementTrainer(Trainer):
         self.lineage = lineage or Lineage()
         self.data_source = data_source
         self._data_description: dict[str, Any] | None = None
+        self._asked_steps = args.max_steps
+        self._packs: Any = None
+        self._packed_samples: Any = None
+        self._replaced: dict[str, int] = {}
         self.learning_rates = args.module_learning_rates(self.stage)
         self.max_grad_norm = args.max_grad_norm
         self.stage.apply(model, args.freeze_vision_layers)
@@ -136,8 +161,11 @@ class RefinementTrainer(Trainer):
         if data_collator is None and processing_class is not None:
             from ..data.collator import VisionLanguageCollator
 
-            data_collator = VisionLanguageCollator(processing_class, max_length=args.max_length)
-        if hasattr(train_dataset, "__getitem__") and hasattr(train_dataset, "__len__"):
+            data_collator = VisionLanguageCollator(
+                processing_class, args.max_length, args.max_image_tokens, match_extension=args.match_image_extension
+            )
+            train_dataset = encoded_dataset(train_dataset, processing_class, args)
+        elif by_index(train_dataset):
             train_dataset = WithReplacements(train_dataset, args.bad_sample_limit)
         super().__init__(
             model=model,
@@ -148,7 +176,11 @@ class RefinementTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
+        self.contrast: ContrastiveLoss | None = None
+        if args.contrastive_loss != "none":
+            self.contrast = ContrastiveLoss(model, args.contrastive_loss, args.contrastive_temperature)
         self._install_callbacks()
+        self.add_callback(DataPlace(self.train_dataset))
 
     def _resolve(self, args: RefinementArguments, model: nn.Module) -> RefinementArguments:
         """A copy of the arguments as this run uses them."""
@@ -158,6 +190,10 @@ class RefinementTrainer(Trainer):
             # that trains, which spares DDP a walk over the graph at every step.
             args.ddp_find_unused_parameters = False
         args.learning_rate = next(iter(self.learning_rates.values()))
+        if args.accelerator_config.dispatch_batches is None:
+            # Else accelerate cuts the batches of a stream, one piece a process, where pictures are no samples.
+            args.accelerator_config = copy.copy(args.accelerator_config)
+            args.accelerator_config.dispatch_batches = False
         if args.data_seed is None:
             args.data_seed = args.seed  # else the order of samples hangs on what happened to draw from torch before
         if args.clip_per_module:
@@ -165,12 +201,19 @@ class RefinementTrainer(Trainer):
         return args
 
     def _install_callbacks(self) -> None:
+        if self.args.packing:
+            from .packing import PackingState
+
+            self.add_callback(PackingState())
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.clipping: ModuleClipping | None = None
         if self.args.clip_per_module and self.max_grad_norm > 0:
             self.clipping = ModuleClipping(self.max_grad_norm)
             self.add_callback(self.clipping)
+        self.monitor = make_monitor(self)
+        if self.monitor is not None:
+            self.add_callback(self.monitor)
         if not self.args.disable_tqdm:
             self.add_callback(ModuleTable(self.stage, self.learning_rates))
             self.add_callback(StageProgress(self.stage.title))
@@ -203,7 +246,26 @@ class RefinementTrainer(Trainer):
                 check_origin(resume_from_checkpoint, self.args.output_dir)
         elif weights_only:
             raise SailvitError("weights_only=True needs the folder to read: name it in resume_from_checkpoint")
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        if self.monitor is not None and resume_from_checkpoint:
+            self.monitor.resume(resume_from_checkpoint, self.args.output_dir)
+        forget_evaluation(self)
+        result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        self._count_replaced()
+        return result
+
+    def _count_replaced(self) -> None:
+        """Log how many samples were replaced by others or left out of packs, over all processes."""
+        if self._packs is None and not hasattr(self.train_dataset, "skipped"):
+            return
+        found = skipped_samples(self.train_dataset if self._packs is None else self._packed_samples)
+        if self._packs is not None and self.is_world_process_zero():
+            planned = self._packs.counts_after(self.state.global_step)  # all processes plan the same
+            found = found[0] + planned["unreadable"], found[1] + planned["overlong"]
+        counts = torch.tensor(found, device=self.args.device)
+        unreadable, overlong = self.accelerator.reduce(counts, reduction="sum").tolist()
+        self._replaced = {"skipped_samples": unreadable, "overlong_samples": overlong}
+        # Not through `log`: the integrations have closed their files, and would begin new ones in their place.
+        self.state.log_history.append({**self._replaced, "step": self.state.global_step})
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """One optimiser whose groups are the stage's modules, each with its own rate, with and without decay."""
@@ -217,30 +279,97 @@ class RefinementTrainer(Trainer):
                 f"optim {self.args.optim!r} makes its own parameter groups: choose another, such as adamw_torch"
             )
         groups = parameter_groups(
-            model, self.learning_rates, self.args.weight_decay, self.args.vision_tower_layer_decay
+            model, self.learning_rates, self.args.module_weight_decays(), self.args.vision_tower_layer_decay
         )
         self.optimizer = cls(groups, **options)
         return self.optimizer
+
+    def get_train_dataloader(self) -> Any:
+        """The training data loader, with `packing` one of packs; its batches tell the weights of their tokens.
+
+        Streams that split themselves over the processes are not split again; nobody trains on a sample twice because
+        the processes do not divide the data.
+        """
+        if self.args.packing:
+            return self._packed_dataloader()
+        collator: Any = self.data_collator
+        self.data_collator = WeightingCollator(OrNothing(collator), self.args.loss_weighting)
+        try:
+            if getattr(self.train_dataset, "splits_itself", False):
+                return stream_loader(self.train_dataset, self)
+            return share_equally(super().get_train_dataloader())
+        finally:
+            self.data_collator = collator
+
+    def _packed_dataloader(self) -> Any:
+        from .packing import attention_of, check_packable, packed_loader
+
+        check_packable(self.model, self.accelerator.autocast)
+        flatten = "flash" in attention_of(self.model)
+        loader = packed_loader(self.train_dataset, self.args, flatten, self._asked_steps)
+        # What an epoch of the Trainer is, the whole run, does not hang on num_train_epochs.
+        self._packs, self._packed_samples = loader.batch_sampler, loader.dataset
+        self.args.max_steps = self._packs.steps
+        return loader
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """The batches of one optimiser step, as the Trainer gets them; the monitor counts them and the wait."""
+        if self.monitor is not None:
+            epoch_iterator = self.monitor.timed(epoch_iterator)
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.monitor is not None:
+            self.monitor.count(batches)
+        weights = sum_of_weights(batches)
+        if weights is not None:
+            # The weighted loss is a mean by weights, over the same micro-batches and processes as the count of tokens.
+            items = weights.to(device)
+            if self.args.average_tokens_across_devices and self.args.world_size > 1:
+                items = self.accelerator.gather(items).sum()
+        return batches, items
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of the answers; in training plus that of `contrastive_loss`, if there is one."""
+        if self.contrast is None or not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        read = self.contrast.read(model, inputs)
+        asked = {**inputs, "skip_logits": True} if self.args.chunked_loss and not return_outputs else inputs
+        loss, outputs = super().compute_loss(model, asked, True, num_items_in_batch)
+        own = self.contrast(read, inputs, outputs.get("image_hidden_states"))
+        summed_up = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+        loss = loss + self.args.contrastive_weight * share_of_step(
+            own, self.args.world_size, self.current_gradient_accumulation_steps if summed_up else 1
+        )
+        return (loss, outputs) if return_outputs else loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Zero: the usual estimate counts text tokens only and walks over all parameters at every step."""
         return 0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with each module's learning rate (if they differ) and gradient norm (if clipped on its own)."""
+        """Log, with each module's learning rate (if they differ) and gradient norm, and what the monitor measured."""
         if "loss" in logs:
-            base = self.args.learning_rate
-            if len(set(self.learning_rates.values())) > 1 and base:
-                for module, rate in self.learning_rates.items():
-                    logs[f"learning_rate/{module}"] = logs["learning_rate"] * rate / base
+            warmups = {getattr(self.args, f"{module}_warmup_steps") for module in self.stage.trains}
+            if len(set(self.learning_rates.values())) > 1 or warmups != {None}:
+                for group in reversed(self.optimizer.param_groups):  # the topmost of a module is its first
+                    logs[f"learning_rate/{group['module']}"] = group["lr"]
+            if self.contrast is not None:
+                logs["contrastive_loss"] = self.contrast.take()
+            if self.monitor is not None:
+                logs.update(self.monitor.take(logs))
             if self.clipping is not None:
                 logs.update({f"grad_norm/{module}": norm.item() for module, norm in self.clipping.norms.items()})
         super().log(logs, start_time)
 
     @property
     def history(self) -> list[dict[str, float]]:
-        """The logged training steps so far, those before a resume included: step, loss, learning rate, ..."""
-        return [dict(entry) for entry in self.state.log_history if "loss" in entry]
+        """The logged training steps so far, those before a resume included: step, loss, learning rate, ...
+
+        What hangs on the machine is left out (speed, memory, ...): equal runs have equal histories.
+        """
+        entries = [entry for entry in self.state.log_history if "loss" in entry]
+        return [{name: value for name, value in entry.items() if name not in MEASURED} for entry in entries]
 
     def current_lineage(self) -> Lineage:
         """The lineage of the model as it is now: that of its start, and this stage as far as it has come."""
@@ -261,6 +390,8 @@ class RefinementTrainer(Trainer):
             folder = Path(output_dir or self.args.output_dir)
             lineage = self.current_lineage().save(folder)
             (folder / "README.md").write_text(model_card(lineage), encoding="utf-8")
+            if self.monitor is not None and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+                self.monitor.save(folder)
         if self.args.push_to_hub and not _internal_call:
             self._publish(output_dir or self.args.output_dir, None, None, self.args.hub_revision)
 
@@ -333,13 +464,13 @@ class RefinementTrainer(Trainer):
         args = self.args.to_dict()
         train_loss, final_loss = loss_summary(self.state.log_history)
         if self._data_description is None:
-            self._data_description = describe_data(self.train_dataset, self.data_source)
+            self._data_description = describe_data(raw_rows(self.train_dataset), self.data_source)
         return StageRecord(
             stage=self.stage.key,
             trains=self.stage.trains,
             learning_rates=self.learning_rates,
             arguments={**{name: args[name] for name in _ARGUMENTS_THAT_MATTER}, "max_grad_norm": self.max_grad_norm},
-            data=self._data_description,
+            data={**self._data_description, **{name: count for name, count in self._replaced.items() if count}},
             steps=self.state.global_step,
             max_steps=self.state.max_steps,
             samples_seen=self._samples_seen(self._data_description["samples"]),
@@ -353,7 +484,9 @@ class RefinementTrainer(Trainer):
         )
 
     def _samples_seen(self, samples: int | None) -> int:
-        """Steps times batch, but the last batch of an epoch may be short."""
+        """Steps times batch, but the last batch of an epoch may be short, and packs hold several."""
+        if self._packs is not None:
+            return int(self._packs.counts_after(self.state.global_step)["samples"])
         batch = self.get_total_train_batch_size(self.args)
         if not samples or self.args.dataloader_drop_last:
             return self.state.global_step * batch

@@ -83,11 +83,7 @@ def to_rgb(
 
 def upright(image: Image.Image) -> Image.Image:
     """The picture turned as its EXIF data say, in its own mode; damaged EXIF data say nothing."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # the pixels are good, and EXIF blocks are broken in many ways
-        return image
-    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    turn = _TURNS.get(_orientation(image))
     if turn is None:
         return image
     turned = image.transpose(turn)
@@ -95,6 +91,25 @@ def upright(image: Image.Image) -> Image.Image:
     turned.info = {key: value for key, value in image.info.items() if key == "transparency"}
     turned.format = image.format
     return turned
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of what `upright` gives, without decoding anything."""
+    width, height = image.size
+    orientation = _orientation(image)
+    if image.format == "TIFF" and getattr(image, "tile", None):
+        # Pillow turns these itself when it decodes them, and newer versions tell the turned size before.
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        width, height, orientation = tags[256], tags[257], tags.get(_ORIENTATION, 1)
+    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # the pixels are good, and EXIF blocks are broken in many ways
+        return 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def is_tensor(value: Any) -> bool:

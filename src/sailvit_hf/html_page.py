@@ -1,5 +1,5 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The bricks of the report's page: escaped text, tables, pictures as data, its style sheet; no script."""
+"""The bricks of the pages that are written here: escaped text, tables, pictures as data, one style; no script."""
 
 import base64
 import html
@@ -73,9 +73,9 @@ def esc(value: object) -> str:
     return html.escape(str(value), quote=True)
 
 
-def data_uri(png: bytes) -> str:
-    """A PNG as a `data:` address."""
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+def data_uri(content: bytes, kind: str = "png") -> str:
+    """A picture's file as a `data:` address."""
+    return f"data:image/{kind};base64," + base64.b64encode(content).decode("ascii")
 
 
 def image(png: bytes, alt: str, scale: float = 0.0) -> str:
@@ -96,14 +96,15 @@ def chart(draw: Callable[[bool], bytes], alt: str, caption: str = "") -> str:
 Cell = str | tuple[str, str]  # text, or text and its class
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[Cell]], sub: Sequence[bool] = ()) -> str:
+def table(headers: Sequence[Cell], rows: Iterable[Sequence[Cell]], sub: Sequence[bool] = ()) -> str:
     """A table that scrolls sideways on a narrow screen. `sub` marks rows that belong to the one above."""
 
-    def cell(value: Cell) -> str:
+    def cell(value: Cell, name: str = "td") -> str:
         text, kind = value if isinstance(value, tuple) else (value, "")
-        return f'<td class="{esc(kind)}">{esc(text)}</td>' if kind else f"<td>{esc(text)}</td>"
+        opening = f'{name} scope="col"' if name == "th" else name
+        return f'<{opening} class="{esc(kind)}">{esc(text)}</{name}>' if kind else f"<{opening}>{esc(text)}</{name}>"
 
-    head = "".join(f'<th scope="col">{esc(header)}</th>' for header in headers)
+    head = "".join(cell(header, "th") for header in headers)
     lines = []
     for i, row in enumerate(rows):
         opening = '<tr class="sub">' if i < len(sub) and sub[i] else "<tr>"
@@ -117,12 +118,12 @@ def paragraph(text: str, kind: str = "") -> str:
     return f'<p class="{esc(kind)}">{esc(text)}</p>' if kind else f"<p>{esc(text)}</p>"
 
 
-def page(title: str, body: str) -> str:
-    """The whole document; its policy lets a browser load nothing from anywhere."""
+def page(title: str, body: str, css: str = "") -> str:
+    """The whole document, with further style rules; its policy lets a browser load nothing from anywhere."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<title>{esc(title)}</title><style>{CSS}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
+        f"<title>{esc(title)}</title><style>{CSS}{css}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
     )

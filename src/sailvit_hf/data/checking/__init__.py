@@ -1,0 +1,2 @@
+# Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
+"""What `sailvit data check` finds in a data set, and how it shows it."""
