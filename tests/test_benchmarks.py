@@ -23,9 +23,8 @@ def script(monkeypatch):
     threads = torch.get_num_threads()
     yield importlib.import_module
     torch.set_num_threads(threads)
-    for name in ("measuring", "beside", "preprocessing", "preprocessing_memory", "parity", "int8", "vision_tower",
-                 "loading_time", "packing", "data_check", "chunked_loss", "frozen_tower", "contrastive"):  # fmt: skip
-        sys.modules.pop(name, None)
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        sys.modules.pop(path.stem, None)
 
 
 def test_throughput(script, capsys):
@@ -197,6 +196,20 @@ def test_the_contrast_over_seeds(script, capsys, monkeypatch, tmp_path):
     assert re.search(r"pooled_knn_seen +0\.410 +0\.410 +0\.510 +0\.310\n", text)
     assert re.search(r"infonce 0\.2 minus without.*\n +pooled_knn_seen +\+0\.100 .* 3 of 3 +better", text)
     assert re.search(r"sigmoid 0\.2 minus without.*\n +caption_loss +-0\.100 .* 3 of 3 +better", text)
+
+
+def test_stages(script, capsys):
+    script("stages").main(
+        ["--stages", "coarse", "--samples", "8", "--steps", "2", "--warmup", "1", "--max-length", "600",
+         "--text", "10", "100"]
+    )  # fmt: skip
+    text = capsys.readouterr().out
+    found = re.findall(r"^coarse  (padded|packed) +([0-9.]+) +[0-9]+ +[0-9]+ +([0-9.]+)%", text, re.MULTILINE)
+    assert [batch for batch, _, _ in found] == ["padded", "packed"]
+    (_, slow, less), (_, quick, more) = found
+    assert float(more) > float(less)
+    share = float(slow) / float(quick)
+    assert abs(float(re.search(r"packed needs ([0-9]+)% of the time", text)[1]) - 100 * share) < 2
 
 
 def test_packing(script, capsys):
