@@ -70,7 +70,10 @@ def comparison(evidence: dict[str, Any]) -> str:
 
 def benchmarks(folder: Path) -> str:
     """A Markdown table of the ratios that stand in the results of `parity`, `int8`, `loading_memory` and others."""
-    names = ("parity_large", "int8_large", "loading_memory", "timm_values")
+    names = (
+        "parity_large", "int8_large", "loading_memory", "timm_values", "packing", "chunked_loss", "frozen_tower",
+        "preprocessing",
+    )  # fmt: skip
     texts = {name: (folder / f"{name}.txt").read_text(encoding="utf-8") for name in names}
 
     def found(name: str, pattern: str) -> str:
@@ -90,6 +93,17 @@ def benchmarks(folder: Path) -> str:
     for task, title in (("load, read every weight", "loaded"), ("convert aimv2 to sailvit", "converted")):
         ratio = found("loading_memory", rf"^float32 +{task} +\d+ MB +\d+ MB +(\S+)")
         lines.append(f"| Huge, {title}, to the size of its weights | | {ratio} |")
+    packed, filled = found("packing", r"^our trainer, packed .* (\d+)%$"), found("packing", r"^8192, .* 128 +(\S+%)")
+    title = f"a ragged mixture, packed (at 8192 tokens {filled} full), to `Trainer` with padding"
+    lines.append(f"| {title} | {int(packed) / 100:.2f} | |")
+    memory, time = (found("chunked_loss", rf"^chunked .*MiB +{first}x(\S+) .*off") for first in ("", "x.* "))
+    lines.append(f"| loss at a vocabulary of 151,936, in chunks, to all logits at once | {time} | {memory} |")
+    time = found("frozen_tower", r"^step / needed +(\S+)")
+    lines.append(f"| stage I, to forward of the tower and forward and input gradients of the LLM | {time} | |")
+    quick = re.findall(r"^\d.*\(([\d.]+)\)$", texts["preprocessing"].split("JPEG file")[0], flags=re.MULTILINE)
+    ratios = sorted(1 / float(times) for times in quick)
+    title = "a picture in memory prepared with torchvision, to `CLIPImageProcessorPil`"
+    lines.append(f"| {title} | {ratios[0]:.2f} to {ratios[-1]:.2f} | |")
     differences = re.findall(r"(?:at most|tensors by) (\S+) ", texts["timm_values"])
     largest = max(map(float, differences))
     lines += [
