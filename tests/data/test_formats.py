@@ -6,6 +6,7 @@ import json
 import pytest
 
 from sailvit_hf.data.formats import RowError, detect_format, to_conversation
+from sailvit_hf.processing.conversations_sailvit import read_conversation
 
 IMAGE = {"type": "image", "text": None}
 ANSWER = {"role": "assistant", "content": "A cat."}
@@ -127,9 +128,9 @@ BAD = [
     (chat({"role": "user", "content": [{"type": "video"}]}, ANSWER), "a video", "message 1 has a video"),
     (chat({"role": "user", "content": [{"type": "pdf"}]}, ANSWER), "unknown part", 'the part {"type": "pdf"}'),
     ({"conversations": [{"from": "human", "value": "<video>?"}, TURNS[1]]}, "a video or sound", "message 1 asks"),
-    ({"conversations": TURNS}, "pictures do not match", "1 places for pictures but 0 pictures"),
-    ({"conversations": TURNS, "image": ["a", "b"]}, "pictures do not match", "1 places for pictures but 2 pictures"),
-    (chat(USER, ANSWER, images=["a"]), "pictures do not match", "0 places for pictures but 1 pictures"),
+    ({"conversations": TURNS}, "pictures do not match", "places for pictures are 1, its pictures 0"),
+    ({"conversations": TURNS, "image": ["a", "b"]}, "pictures do not match", "are 1, its pictures 2"),
+    (chat(USER, ANSWER, images=["a"]), "pictures do not match", "places for pictures are 0, its pictures 1"),
     (
         chat({"role": "user", "content": [{"type": "image", "image": "a"}]}, ANSWER, images=["b"]),
         "pictures do not match",
@@ -149,3 +150,37 @@ def test_what_cannot_be_used_is_told_in_a_sentence_and_in_few_words(row, reason,
     assert len(reason.split()) <= 4
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+FRAMES = ["0.png", "1.png"]
+
+
+@pytest.mark.parametrize(
+    ("part", "images"),
+    [
+        ({"type": "video", "timestamps": [0.0, 1.5]}, FRAMES),
+        ({"type": "video", "video": FRAMES, "timestamps": [0.0, 1.5]}, None),
+        ({"type": "video", "frames": FRAMES, "fps": 2}, None),
+        ({"type": "video", "video": FRAMES}, None),
+    ],
+)
+def test_a_video_is_read_as_the_processor_writes_it(part, images):
+    question = {"role": "user", "content": [part, text("What?")]}
+    row = {"messages": [question, ANSWER], **({"images": images} if images else {})}
+    found = to_conversation(row)
+    chat, pictures = read_conversation([question, ANSWER], images, "<IMG_CONTEXT>")
+    parts = [{"text": None, **each} for each in chat[0]["content"]]
+    assert found.messages[0]["content"] == parts
+    assert [picture["path"] for picture in found.images] == pictures == FRAMES
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"type": "video", "timestamps": [0.0], "video": FRAMES}, "video of 2 frames: give as many seconds"),
+        ({"type": "video", "video": FRAMES, "num_frames": 1}, "has num_frames: give only the frames"),
+    ],
+)
+def test_a_video_that_cannot_be_read(part, said):
+    with pytest.raises(RowError, match=said):
+        to_conversation({"messages": [{"role": "user", "content": [part]}, ANSWER]})

@@ -121,15 +121,13 @@ def _read_messages(row: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[A
         if isinstance(content, str):
             messages.append({"role": role, "content": _split_marks(content)})
             continue
-        parts = []
+        parts: list[dict[str, Any]] = []
         for part in _as_list(content) or ():
-            kind, value = _read_part(_from_json(part), position)
-            if kind == "image" and value is not None:
-                any_inline = True
-                found.append(value)
-            elif kind == "image":
-                found.append(next(rest, None))
-            parts.append({"type": kind, "text": value if kind == "text" else None})
+            for kind, value in _read_part(_from_json(part), position):
+                if kind == "image":
+                    any_inline |= value is not None
+                    found.append(next(rest, None) if value is None else value)
+                parts.append({"type": kind, "text": value if kind == "text" else None})
         messages.append({"role": role, "content": parts})
     if any_inline:
         if any(picture is None for picture in found) or next(rest, None) is not None:
@@ -141,28 +139,53 @@ def _read_messages(row: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[A
     return messages, None
 
 
-def _read_part(part: Any, position: int) -> tuple[str, Any]:
-    """The kind of a part, `text` or `image`, and its text or (perhaps None) its picture."""
+def _read_part(part: Any, position: int) -> list[tuple[str, Any]]:
+    """The kind of a part, `text` or `image`, and its text or its picture (perhaps None); of a video, its frames."""
     where = f"message {position}"
     kind = part.get("type") if isinstance(part, Mapping) else None
     if isinstance(part, str):
-        return "text", part
+        return [("text", part)]
     if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
-        return "text", part["text"]
+        return [("text", part["text"])]
     if kind in ("image", "image_url", "input_image"):
         for key in ("image", "image_url", "path", "url", "bytes"):
             value = part.get(key)
             if isinstance(value, Mapping) and "url" in value:
                 value = value["url"]
             if value is not None:
-                return "image", value
-        return "image", None
-    if kind in ("video", "audio"):
-        raise RowError(f"{where} has a {kind}: leave it out, or give its frames as pictures", f"a {kind}")
+                return [("image", value)]
+        return [("image", None)]
+    if kind == "video":
+        return _read_video(part, where)
+    if kind == "audio":
+        raise RowError(f"{where} has audio: leave it out", "audio")
     raise RowError(
         f'{where} has the part {_short(part)}: write {{"type": "text", "text": "..."}} or {{"type": "image"}}',
         "unknown part",
     )
+
+
+def _read_video(part: Mapping[str, Any], where: str) -> list[tuple[str, Any]]:
+    """The frames of a video, each after its time: written as `SAILViTProcessor` writes the part."""
+    frames = _as_list(part.get("video")) or _as_list(part.get("frames"))
+    times = _as_list(part.get("timestamps"))
+    count = len(frames or times or ())
+    if not count:
+        raise RowError(
+            f'{where} has a video without frames: give its frames as pictures, and their seconds as "timestamps"',
+            "a video",
+        )
+    if times is None and isinstance(part.get("fps"), (int, float)) and part["fps"] > 0:
+        times = [index / part["fps"] for index in range(count)]
+    if times is not None and (len(times) != count or not all(isinstance(time, (int, float)) for time in times)):
+        raise RowError(f'{where} has a video of {count} frames: give as many seconds as "timestamps"', "a video")
+    if (part.get("num_frames") or count) < count:
+        raise RowError(f"{where} has num_frames: give only the frames that are to be seen", "a video")
+    found: list[tuple[str, Any]] = []
+    for index in range(count):
+        found.append(("text", f"Frame {index + 1}: " if times is None else f"{times[index]:.1f} s: "))
+        found.append(("image", frames[index] if frames else None))
+    return found
 
 
 def _read_turns(row: Mapping[str, Any]) -> tuple[list[dict[str, Any]], None]:
@@ -317,8 +340,8 @@ def _check(messages: Sequence[Mapping[str, Any]], pictures: int) -> None:
     marks = sum(_is_image(part) for message in messages for part in message["content"])
     if marks != pictures:
         raise RowError(
-            f"it has {marks} places for pictures but {pictures} pictures: write {IMAGE_MARK} (or an image part) once "
-            "for each picture, in their order",
+            f"its places for pictures are {marks}, its pictures {pictures}: write {IMAGE_MARK} (or an image part) "
+            "once for each picture, in their order",
             "pictures do not match",
         )
 
