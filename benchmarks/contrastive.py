@@ -22,7 +22,7 @@ from measuring import Report, command_of, machine, versions
 
 from sailvit_hf.evaluation.arms import JUDGES, SWAP_METRICS, arm_recipe
 from sailvit_hf.evaluation.comparison import compare_arms, number
-from sailvit_hf.evaluation.evidence import Job, _Jobs
+from sailvit_hf.evaluation.evidence import Job, Jobs
 from sailvit_hf.refinement.recipe import Recipe, load_recipe, parse_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> dict[str, dict[int, dict[str, Any]]]:
     """The results by arm and seed."""
     recipe = load_recipe(options.recipe, options.overrides)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    jobs = _Jobs(Path(options.folder) / "jobs", options.workers)
+    jobs = Jobs(Path(options.folder) / "jobs", options.workers)
     jobs.run(
         [Job("foundations", arm_recipe(recipe, "unrefined", seed), options.split) for seed in seeds], "Foundations"
     )

@@ -186,7 +186,7 @@ def test_the_contrast_over_seeds(script, capsys, monkeypatch, tmp_path):
         evidence.write_json(self._path(job), {"seconds": 7.0, "result": result})
         return job, 7.0
 
-    monkeypatch.setattr(benchmark._Jobs, "_run_one", run_one)
+    monkeypatch.setattr(benchmark.Jobs, "_run_one", run_one)
     benchmark.main(["--folder", str(tmp_path), "--seeds", "3", "--weights", "0.2"])
     text = capsys.readouterr().out
     assert len(ran) == 3 + 3 * 4 and {world for *_, world in ran} == {None}

@@ -55,7 +55,13 @@ CHECKS: dict[str, tuple[str, ...]] = {
     "remote code": ("tests/hub/test_remote_code.py",),
     "Hub": ("tests/hub/test_hub_server.py",),
     "hostile files": ("tests/hub/test_hostile.py",),
-    "training": ("tests/refinement/test_trainer.py", "tests/refinement/test_trainer_checkpoint.py"),
+    "data": ("tests/data/test_encoding.py", "tests/data/test_reading.py", "tests/data/test_rows.py"),
+    "training": (
+        "tests/refinement/test_trainer.py",
+        "tests/refinement/test_trainer_checkpoint.py",
+        "tests/refinement/test_packing.py",
+        "tests/refinement/test_packing_trainer.py",
+    ),
 }
 
 
@@ -213,7 +219,7 @@ Skipped there:
 - A language model or vision tower needs a transformers that knows its `model_type`, which may be newer than the lowest
   version here.
 - transformers 5.17 marks the assistant's tokens of a chat with pictures at the wrong places
-  (`return_assistant_tokens_mask`). `SAILViTProcessor.encode_conversations` does not use that mark.
+  (`return_assistant_tokens_mask`); `SAILViTProcessor` marks them itself.
 """
 
 

@@ -116,7 +116,7 @@ class FakeJobs:
 def fake(monkeypatch):
     def install(margin):
         jobs = FakeJobs(margin)
-        monkeypatch.setattr(module._Jobs, "_run_one", lambda self, job: jobs(self, job))
+        monkeypatch.setattr(module.Jobs, "_run_one", lambda self, job: jobs(self, job))
         return jobs
 
     return install

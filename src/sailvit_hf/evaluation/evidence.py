@@ -111,7 +111,7 @@ def _judge(run: Any, model: Any, processor: Any, foundations: Any, held_out: Map
     return results
 
 
-class _Jobs:
+class Jobs:
     """Runs jobs as processes and keeps their results in a folder."""
 
     def __init__(self, folder: Path, workers: int) -> None:
@@ -156,7 +156,7 @@ def tuning_score(result: Mapping[str, Mapping[str, float]]) -> float:
     return (swap["caption_loss"] + swap["reading_loss"]) / 2
 
 
-def _tune(jobs: _Jobs, recipe: Recipe, seed: int, rates: Sequence[float]) -> dict[str, Any]:
+def _tune(jobs: Jobs, recipe: Recipe, seed: int, rates: Sequence[float]) -> dict[str, Any]:
     """Choose the rate of each tuned arm; every arm is tried at every rate."""
     grid = [(arm, rate) for arm in TUNED for rate in rates]
     results = jobs.run([Job(arm, arm_recipe(recipe, arm, seed, rate), "validation") for arm, rate in grid], "Tuning")
@@ -202,7 +202,7 @@ def run_evidence(
     if not rates or min(rates) <= 0:
         raise SailvitError("The comparison needs at least one learning rate, and all of them above 0.")
     output_dir = Path(output_dir)
-    jobs = _Jobs(output_dir / "jobs", workers)
+    jobs = Jobs(output_dir / "jobs", workers)
     all_seeds = [tuning_seed, *seeds]
     jobs.run([Job("foundations", arm_recipe(recipe, "unrefined", seed), "test") for seed in all_seeds], "Foundations")
     tuning = _tune(jobs, recipe, tuning_seed, rates)
