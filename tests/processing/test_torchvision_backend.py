@@ -16,7 +16,10 @@ from .. import torchvision_beside
 
 ROOT = Path(__file__).parents[2]
 TESTS = [*sorted(str(path.relative_to(ROOT)) for path in Path(__file__).parent.glob("test_image_*.py")),
-         "tests/processing/test_token_counts.py", "tests/conformance/test_processing.py"]  # fmt: skip
+         "tests/processing/test_token_counts.py"]  # fmt: skip
+# The common tests of older releases take classes of transformers only; those of the pinned one are what counts.
+if tuple(map(int, metadata.version("transformers").split(".")[:2])) >= (5, 23):
+    TESTS.append("tests/conformance/test_processing.py")
 
 
 @pytest.fixture(scope="module")
