@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sailvit_hf.refinement.recipe import Source, _build
+from sailvit_hf.refinement.recipes.recipe import Source, _build
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 
@@ -38,7 +38,7 @@ def test_the_recipe_is_valid():
 @pytest.mark.parametrize("name", ["weight", "max_samples", "epochs", "shuffle_buffer", "match_image_extension"])
 def test_what_the_page_names_exists(name):
     from sailvit_hf.refinement import RefinementArguments
-    from sailvit_hf.refinement.recipe import DatasetSource
+    from sailvit_hf.refinement.recipes.recipe import DatasetSource
 
     known = {*RefinementArguments.__dataclass_fields__, *Source.__dataclass_fields__}
     assert name in PAGE and name in known | set(DatasetSource.__dataclass_fields__)

@@ -1,22 +1,34 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
 """Encoded samples: what cannot be used is refused, replaced and counted; a stream goes on exactly where it stood."""
 
+import json
 from itertools import islice
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from accelerate import skip_first_batches
 from torch.utils.data import DataLoader
 
+from sailvit_hf.data import sources
 from sailvit_hf.data.collator import VisionLanguageCollator
-from sailvit_hf.data.encoding import EncodedSamples, EncodedStream, Encoder, MismatchedSampleError, UnfitSampleError
+from sailvit_hf.data.encoding import (
+    EncodedSamples,
+    EncodedStream,
+    Encoder,
+    LaneSamples,
+    MismatchedSampleError,
+    UnfitSampleError,
+)
 from sailvit_hf.data.images import ImageExtensionError, ImageMissingError
 from sailvit_hf.data.mixture import Part, StreamMixture
 from sailvit_hf.data.replacement import OverlongSampleError, UnreadableSamplesError, WithReplacements
 from sailvit_hf.data.rows import load_conversations
 from sailvit_hf.data.streams import ConversationStream
 from sailvit_hf.errors import SailvitError
+from sailvit_hf.refinement.processes import StreamTurns
+from sailvit_hf.refinement.saving.data_state import NOTE, Noting
 
 from .sources import CharacterProcessor, answer_of, numbered, picture, tokens_of, write_jsonl
 
@@ -167,30 +179,63 @@ def test_a_stream_goes_on_where_its_state_says(folder, stop):
     iterator = iter(begun)
     before = [answer_of(next(iterator)) for _ in range(stop)]
     state = begun.state_dict()
-    assert state == {"samples": stop}
+    assert state["samples"] == stop
+    state = json.loads(json.dumps(state))
     resumed = stream(folder, broken=[1, 7, 8], long=[20])
     resumed.load_state_dict(state)
     assert before + first(resumed, 130 - stop) == reference
-    assert resumed.state_dict() == {"samples": 130}
+    assert resumed.state_dict() == begun_again(stream(folder, broken=[1, 7, 8], long=[20]), 130)
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_processes_and_workers_read_different_rows_and_skip_exactly(folder, workers):
-    def batches(process, skip=0, count=6):
-        samples = stream(folder, 48, broken=[5])
-        samples.place.process, samples.place.processes = process, 2
-        samples.place.batch_size, samples.place.skip_batches = 4, skip
-        loader = DataLoader(samples, 4, collate_fn=VisionLanguageCollator(PROCESSOR), num_workers=workers)
-        return list(islice(loader, count))
+def begun_again(samples, count):
+    first(samples, count)
+    return samples.state_dict()
 
-    runs = [batches(process) for process in (0, 1)]
-    seen = [answer_of({"labels": labels}) for run in runs for batch in run for labels in batch["labels"]]
-    assert len(seen) == 48
-    assert len(set(seen)) >= 46  # one is replaced by another, and lanes may end at different places
-    resumed = batches(0, skip=3)
-    assert resumed[:3] == [{}, {}, {}]
-    for left, right in zip(runs[0][3:], resumed[3:], strict=True):
-        assert torch.equal(left["input_ids"], right["input_ids"])
+
+def turns(folder, processes, batch, workers=0, steps=6, done=0, cursors=None, lanes=4, chunk=4):
+    """The samples of each step of eight, read by so many processes, and where they stand after that."""
+    steps_of = [[] for _ in range(steps)]
+    after = dict(cursors or {})
+    for process in range(processes):
+        read = LaneSamples(stream(folder, 48, broken=[5, 6], long=[20]), lanes, chunk, cursors)
+        accumulated = 8 // (batch * processes)
+        sampler = StreamTurns(8 * done, batch, processes, process)
+        sampler.pass_over(0, done * accumulated)
+        collate = Noting(VisionLanguageCollator(PROCESSOR), read)
+        loader = DataLoader(read, batch_sampler=sampler, collate_fn=collate, num_workers=workers)
+        loaded = iter(skip_first_batches(loader, done * accumulated))
+        for step in range(steps):
+            for _ in range(accumulated):
+                found = next(loaded)
+                steps_of[step] += [answer_of({"labels": labels}) for labels in found["labels"]]
+                for lane, cursor in json.loads(found[NOTE])["cursors"].items():
+                    if after.get(int(lane), [0])[0] <= cursor[0]:
+                        after[int(lane)] = cursor
+    return [sorted(step) for step in steps_of], after
+
+
+LAYOUTS = [(1, 8, 0), (1, 4, 1), (2, 4, 0), (4, 2, 0), (2, 2, 2)]
+
+
+@pytest.mark.parametrize("processes, batch, workers", LAYOUTS)
+def test_processes_and_workers_and_batches_read_the_same_samples_in_a_step(folder, processes, batch, workers):
+    expected, _ = turns(folder, 1, 4, steps=8)
+    first_steps, cursors = turns(folder, processes, batch, workers, steps=3)
+    assert first_steps == expected[:3]
+    then, cursors = turns(folder, 1, 8, 0, 2, 3, cursors)
+    assert then == expected[3:5]
+    assert turns(folder, processes, batch, workers, 3, 5, cursors)[0] == expected[5:]
+    assert turns(folder, processes, batch, workers, 3, 5)[0] == expected[5:]  # cursors only make it quick
+    assert len({one for step in expected[:6] for one in step}) >= 40
+
+
+def test_what_was_seen_is_not_read_again(folder, monkeypatch):
+    _, cursors = turns(folder, 1, 4, steps=5)
+    labels = []
+    original = sources.Slot.read
+    monkeypatch.setattr(sources.Slot, "read", lambda self: (labels.append(self.label), original(self))[1])
+    expected, _ = turns(folder, 1, 4, steps=1, done=5, cursors=cursors)
+    assert len(labels) == 1 + 8 and len(expected[0]) == 8  # the first row is looked at when a stream is opened
 
 
 def test_a_stream_of_datasets_gives_every_row_in_spite_of_workers():
@@ -205,7 +250,6 @@ def test_a_stream_of_datasets_gives_every_row_in_spite_of_workers():
     for shards in (1, 4):
         rows = datasets.Dataset.from_list(made, features=features).to_iterable_dataset(num_shards=shards)
         samples = EncodedStream(rows, PROCESSOR)
-        samples.place.batch_size = 3
         loader = DataLoader(samples, 3, collate_fn=VisionLanguageCollator(PROCESSOR), num_workers=2)
         seen = [answer_of({"labels": labels}) for batch in islice(loader, 4) for labels in batch["labels"]]
         assert sorted(seen) == sorted(tokens_of(number) for number in range(12))

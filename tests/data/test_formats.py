@@ -57,6 +57,8 @@ ONE_PICTURE = [
     ("llava", {"conversations": TURNS, "image": ["a.png"]}),
     ("llava", {"conversations": [{"from": "human", "value": "What?"}, TURNS[1]], "image": "a.png"}),
     ("sharegpt", {"conversations": TURNS, "images": ["a.png"]}),
+    ("cauldron", {"texts": [{"user": "What?", "assistant": "A cat."}], "images": ["a.png"], "source": "x"}),
+    ("cauldron", {"texts": [{"user": "<image>\nWhat?", "assistant": "A cat.", "source": "x"}], "images": ["a.png"]}),
     ("sharegpt", {"conversations": TURNS, "images": ["a.png"], "system": "", "tools": ""}),
     # As `datasets` stores rows whose values are of several types.
     ("messages", {"messages": json.dumps([{"role": "user", "content": "<image>What?"}, ANSWER]), "images": ["a.png"]}),
@@ -184,3 +186,24 @@ def test_a_video_is_read_as_the_processor_writes_it(part, images):
 def test_a_video_that_cannot_be_read(part, said):
     with pytest.raises(RowError, match=said):
         to_conversation({"messages": [{"role": "user", "content": [part]}, ANSWER]})
+
+
+def test_the_cauldron_shows_pictures_first_and_may_have_none():
+    turns = [{"user": "Which?", "assistant": "Both."}, {"user": "Sure?", "assistant": "Yes."}]
+    found = to_conversation({"images": ["a.png", "b.png"], "texts": turns})
+    assert [part["type"] for part in found.messages[0]["content"]] == ["image", "image", "text"]
+    assert [message["role"] for message in found.messages] == ["user", "assistant"] * 2
+    assert [image["path"] for image in found.images] == ["a.png", "b.png"]
+    for none in ([], None):  # text only, as `datasets` stores it
+        found = to_conversation({"images": none, "texts": turns})
+        assert found.images == [] and found.messages[0]["content"] == [text("Which?")]
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [([], "no list"), ([{"user": "a"}], 'write {"user", "assistant"}'), (["a"], 'turn 1 is "a"'),
+     ([{"user": "<image> <image>", "assistant": "b"}], "places for pictures are 2, its pictures 1")],
+)  # fmt: skip
+def test_broken_texts_are_told(texts, words):
+    with pytest.raises(RowError, match=words):
+        to_conversation({"images": ["a.png"], "texts": texts})

@@ -1,6 +1,7 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
 """Mixtures: shares, caps and passes are kept exactly, and everything follows from the seed."""
 
+import json
 from collections import Counter
 from itertools import islice
 
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sailvit_hf.data.mixture import Mixture, Part, StreamMixture
+from sailvit_hf.data.mixture import LaneRows, Mixture, Part, StreamMixture
 from sailvit_hf.data.streams import IndexedSource
 from sailvit_hf.errors import SailvitError
 
@@ -177,3 +178,42 @@ def test_lanes_share_the_rows_and_those_without_any_read_all():
     assert sorted({sample for lane in lanes for sample in lane if sample[0] == "a"}) == rows("a", 6)
     with pytest.raises(SailvitError, match="a stream holds no rows"):
         taken(StreamMixture([Part(IndexedSource([]))]), 1)
+
+
+@pytest.mark.parametrize("epochs", [(None, None), (1, 2), (2, None)])
+def test_a_lane_goes_on_from_any_place(epochs):
+    made = stream((3.0, 1.0), epochs, sizes=(5, 3))
+    whole = taken(made, 60)
+    lane = made.lane(0, 1)
+    for place in range(40):
+        state = json.loads(json.dumps(lane.state_dict()))
+        again = stream((3.0, 1.0), epochs, sizes=(5, 3)).lane(0, 1, state)
+        assert [row.read() for row in islice(again, 20)] == whole[place : place + 20]
+        next(lane)
+    assert len(json.dumps(lane.state_dict())) < 150
+
+
+def test_rows_of_a_mixture_go_on_from_any_place():
+    whole = taken(stream(), 40)
+    for place in (0, 1, 13):
+        rows = LaneRows(stream())
+        assert [row.read() for row in islice(rows, place)] == whole[:place]
+        again = LaneRows(stream())
+        again.load_state_dict(json.loads(json.dumps(rows.state_dict())))
+        assert [row.read() for row in islice(again, 20)] == whole[place : place + 20]
+
+
+@pytest.mark.parametrize("total", [4, 10, 1000])
+def test_samples_say_how_long_a_pass_is(total):
+    mixture = Mixture([Part(rows("a", 5), 2.0), Part(rows("b", 3), 1.0), Part(rows("c", 50), 1.0)], 1, samples=total)
+    assert len(mixture) == total == len(list(mixture)) == sum(mixture.sizes)
+    assert all(abs(size - total * share) <= 3 for size, share in zip(mixture.sizes, (0.5, 0.25, 0.25), strict=True))
+    assert min(mixture.sizes) >= 1
+    taken = [row for row in mixture if row.startswith("b")]
+    counts = [taken.count(row) for row in set(taken)]
+    assert max(counts) - min(counts) <= 1, "a small part comes again as a whole"
+
+
+def test_samples_for_fewer_than_the_sources():
+    with pytest.raises(SailvitError, match="samples is 1: give one at least for each of 2 sources"):
+        Mixture([Part(rows("a", 5), 1.0), Part(rows("b", 3), 1.0)], samples=1)

@@ -1,16 +1,22 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
 """Conversations by index and as streams: the same rows, nothing opened that was not asked for."""
 
+import json
 import multiprocessing
 import pickle
+import shutil
 import sys
+from itertools import islice
 
 import datasets
 import pytest
 
+from sailvit_hf.data import streams
+from sailvit_hf.data.encoding import EncodedStream, LaneSamples
+from sailvit_hf.data.mixture import Part, StreamMixture
 from sailvit_hf.data.rows import PackedSlots, UnusableRowError, load_conversations
 from sailvit_hf.data.sources import Slot
-from sailvit_hf.data.streams import ConversationStream, IndexedSource, IterableSource, shuffled
+from sailvit_hf.data.streams import ConversationStream, IndexedSource, IterableSource
 from sailvit_hf.errors import SailvitError
 
 from .sources import llava, numbered, parquet_with_pictures, picture, write_jsonl, write_tar
@@ -153,10 +159,151 @@ def test_data_sets_with_indices_and_iterable_ones_as_streams():
         assert all(len(lane) == 3 for lane in lanes)
 
 
-def test_shuffling_loses_nothing():
-    import random
+@pytest.mark.parametrize("lanes", [1, 2, 5])
+@pytest.mark.parametrize("features", [True, False])
+def test_a_shuffled_iterable_data_set_has_another_order_in_every_pass(lanes, features):
+    rows = datasets.Dataset.from_list([numbered(number) for number in range(24)]).to_iterable_dataset(num_shards=3)
+    if not features:
+        rows = rows.map(lambda row: row)
+    source = IterableSource(rows.shuffle(seed=1, buffer_size=6))
+    # All begun before one is read: lanes need not be in the same pass.
+    begun = [[source.one_pass(number, lane, lanes) for lane in range(lanes)] for number in (0, 1, 2, 1)]
+    passes = [[[row.read()["id"] for row in lane] for lane in one] for one in begun]
+    assert all(sorted(sum(one, [])) == sorted(map(str, range(24))) for one in passes)
+    assert passes[1] == passes[3] and passes[0] != passes[1] != passes[2] != passes[0]
 
-    for buffer in (0, 1, 5, 100):
-        assert sorted(shuffled(range(50), random.Random(0), buffer)) == list(range(50))
-    assert list(shuffled(range(5), random.Random(0), 0)) == [0, 1, 2, 3, 4]
-    assert list(shuffled(range(50), random.Random(0), 5)) == list(shuffled(range(50), random.Random(0), 5))
+
+def kinds_of_places(folder):
+    """A data set of 20 rows in each kind of file, some of several files."""
+    (folder / "a.png").write_bytes(picture("red"))
+    for part in range(3):
+        jsonl(folder, 7 if part else 6, f"{part}.jsonl", start=0 if not part else 7 * part - 1)
+        parquet_with_pictures(folder / f"{part}.parquet", 7 if part else 6, start=0 if not part else 7 * part - 1)
+    one = [json.dumps(numbered(number)) for number in range(20)]
+    (folder / "list.json").write_text(f"[{', '.join(one)}]")
+    (folder / "gaps.jsonl").write_text("\ufeff" + "\n\n".join(one))
+    members = [(f"{number:02}.json", text) for number, text in enumerate(one)]
+    long = [(f"{'long' * 40}/{name}", text) for name, text in members]
+    write_tar(folder / "a.tar", members[:10] + [("README", "x")] + long[10:])
+    rows = [numbered(number) for number in range(20)]
+    datasets.Dataset.from_list(rows).save_to_disk(folder / "saved")
+    datasets.Dataset.from_list(rows).to_parquet(folder / "groups.parquet", batch_size=6)
+    return {
+        "three files": ConversationStream(folder / "[0-2].jsonl", shuffle_buffer=4),
+        "list": ConversationStream(folder / "list.json", shuffle_buffer=3),
+        "in order": ConversationStream(folder / "gaps.jsonl", shuffle_buffer=0),
+        "tar": ConversationStream(folder / "a.tar", shuffle_buffer=5),
+        "saved": ConversationStream(folder / "saved", shuffle_buffer=4),
+        "three parquet files": ConversationStream(folder / "[0-2].parquet", shuffle_buffer=4),
+        "row groups": ConversationStream(folder / "groups.parquet", shuffle_buffer=4),
+        "capped": ConversationStream(folder / "a.tar", max_samples=17, shuffle_buffer=4),
+        "indices": IndexedSource(rows, seed=2),
+        "iterable": IterableSource(rows),
+        "datasets": IterableSource(datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=3)),
+    }
+
+
+KINDS = (
+    "three files", "list", "in order", "tar", "saved", "three parquet files", "row groups", "capped", "indices",
+    "iterable", "datasets",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    return kinds_of_places(tmp_path_factory.mktemp("places"))
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_pass_goes_on_from_every_cursor(places, kind, lanes):
+    source = places[kind]
+    seen = []
+    for lane in range(lanes):
+        rows = source.one_pass(2, lane, lanes)
+        whole, cursors = [], [None]
+        for row in rows:
+            whole.append((row.where, str(row.read())))
+            cursors.append(json.loads(json.dumps(rows.cursor())))
+        assert next(rows, None) is None and next(rows, None) is None
+        cursors.append(json.loads(json.dumps(rows.cursor())))
+        for place, cursor in enumerate(cursors):
+            again = source.one_pass(2, lane, lanes, cursor)
+            assert [(row.where, str(row.read())) for row in again] == whole[min(place, len(whole)) :]
+        seen += whole
+    assert len(set(seen)) == len(seen) == (17 if kind == "capped" else 20)
+
+
+def test_going_on_reads_no_more_than_a_block_again(folder, monkeypatch):
+    path = jsonl(folder, 500)
+    rows = ConversationStream(path, shuffle_buffer=10).one_pass(0, 0, 1)
+    for _ in range(455):
+        next(rows)
+    looked_at = []
+    original = streams.file_slots
+
+    def counted(*arguments):
+        for slot in original(*arguments):
+            looked_at.append(slot.label)
+            yield slot
+
+    monkeypatch.setattr(streams, "file_slots", counted)
+    again = ConversationStream(path, shuffle_buffer=10).one_pass(0, 0, 1, rows.cursor())
+    looked_at.clear()
+    next(again)
+    assert looked_at == [f"my.jsonl, line {number}" for number in range(451, 461)]
+
+
+def test_row_groups_before_the_place_are_not_read(folder, monkeypatch):
+    datasets.Dataset.from_list([numbered(number) for number in range(60)]).to_parquet(folder / "a.parquet", 6)
+    rows = ConversationStream(folder / "a.parquet", shuffle_buffer=3).one_pass(0, 0, 1)
+    expected = [numbers([row])[0] for row in rows][50:]
+    rows = ConversationStream(folder / "a.parquet", shuffle_buffer=3).one_pass(0, 0, 1)
+    for _ in range(50):
+        next(rows)
+    read = []
+    original = streams.stored_rows
+    monkeypatch.setattr(streams, "stored_rows", lambda *a, **k: (read.append(row) or row for row in original(*a, **k)))
+    again = ConversationStream(folder / "a.parquet", shuffle_buffer=3).one_pass(0, 0, 1, rows.cursor())
+    read.clear()
+    assert numbers(again) == expected
+    assert len(read) <= 12 + 3
+
+
+def test_other_files_or_another_order_are_noticed_on_going_on(folder):
+    """A byte of a file says nothing in another file, or in the same one after its rows have moved."""
+    for part in range(3):
+        jsonl(folder, 7, f"{part}.jsonl", start=7 * part)
+
+    def mixture(where=folder, **options):
+        source = ConversationStream(where / "*.jsonl", image_root=folder, shuffle_buffer=4, **options)
+        return StreamMixture([Part(source)])
+
+    lane = mixture().lane(0, 2)
+    next(lane)
+    state = json.loads(json.dumps(lane.state_dict()))
+    rest = numbers(islice(lane, 6))
+    assert numbers(islice(mixture().lane(0, 2, state), 6)) == rest
+    copied = shutil.copytree(folder, folder / "copy")
+    assert numbers(islice(mixture(copied).lane(0, 2, state), 6)) == rest
+    with pytest.raises(SailvitError, match="not those that it began with"):
+        mixture(seed=1).lane(0, 2, state)
+    with pytest.raises(SailvitError, match="not those that it began with"):
+        LaneSamples(EncodedStream(mixture(max_samples=5), None), 2, 1, {0: [1, state]})
+    jsonl(folder, 8, "1.jsonl", start=7)
+    with pytest.raises(SailvitError, match="not those that it began with"):
+        mixture().lane(0, 2, state)
+
+
+def test_rows_of_several_files_are_called_the_same_in_every_pass(folder):
+    for part in range(3):
+        rows = [numbered(number) for number in range(7 * part, 7 * part + 7)]
+        datasets.Dataset.from_list(rows).to_parquet(folder / f"{part}.parquet", batch_size=4)
+    stream = ConversationStream(folder / "*.parquet", shuffle_buffer=4)
+    called = [
+        {row.where: int(answer(row.read())) for lane in range(lanes) for row in stream.one_pass(number, lane, lanes)}
+        for number, lanes in ((0, 1), (1, 2), (2, 5))
+    ]
+    assert called[0] == called[1] == called[2] and len(called[0]) == 21
+    (where,) = [where for where, number in called[0].items() if number == 12]
+    assert where.endswith("file 2, row group 2, row 2")

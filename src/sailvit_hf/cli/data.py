@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SailvitError
+from .recipe_options import add_recipe_arguments
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--samples", type=_natural, default=24, metavar="N", help="samples on the page (default: 24)")
     check.add_argument("--seed", type=int, default=0, help="chooses the samples on the page")
     check.add_argument("--json", metavar="FILE", help="write all findings as JSON")
+    text = "measure all samples of a recipe that packs, once and in parallel, so that training begins at once"
+    sizes = actions.add_parser("sizes", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    add_recipe_arguments(sizes)
+    sizes.add_argument("--stages", nargs="+", metavar="STAGE", help="only these (default: all)")
+    sizes.add_argument("--processor", metavar="PATH_OR_ID", help="the processor, if not that of the recipe's start")
+    sizes.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes that measure (default: 1)")
 
 
 def _add_reading(check: argparse.ArgumentParser) -> None:
@@ -79,7 +86,11 @@ def _positive(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Check the data set; the table is on stdout, its last lines say what was written."""
+    """Check the data set; the table is on stdout, its last lines say what was written. Or measure a recipe's."""
+    if options.action == "sizes":
+        from .data_sizes import measure_recipe
+
+        return measure_recipe(options)
     _check_options(options)
     from ..data.checking.check import DataCheck
     from ..data.checking.summary import Asked, is_clean, to_json

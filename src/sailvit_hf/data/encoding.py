@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,21 +132,12 @@ class EncodedSamples(Sequence):
 
     Args:
         dataset: anything with a length and indices whose rows have `messages` and `images`.
-        processor, max_length, overlong, max_image_tokens, image_root, match_extension: see `Encoder`.
+        processor, options: see `Encoder`.
     """
 
-    def __init__(
-        self,
-        dataset: Any,
-        processor: Any,
-        max_length: int | None = None,
-        overlong: str = "raise",
-        max_image_tokens: int | None = None,
-        image_root: str | Path | None = None,
-        match_extension: bool = True,
-    ) -> None:
+    def __init__(self, dataset: Any, processor: Any, **options: Any) -> None:
         self.dataset = dataset
-        self.encoder = Encoder(processor, max_length, overlong, max_image_tokens, image_root, match_extension)
+        self.encoder = Encoder(processor, **options)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -166,98 +157,151 @@ class EncodedSamples(Sequence):
             self.dataset.set_epoch(epoch)
 
 
-@dataclass
-class StreamPlace:
-    """Which part of a stream a process reads, and where it begins."""
-
-    process: int = 0
-    processes: int = 1
-    batch_size: int = 1
-    skip_batches: int = 0
-
-
-@dataclass
-class _State:
-    samples: int = 0
-    start: int = field(default=0)
-
-
 class EncodedStream(IterableDataset):
-    """A stream of encoded samples without end, split over processes and the workers of their data loaders.
+    """A stream of encoded samples without end.
 
-    Every process gets as many samples as it asks for, so that all take the same number of steps; `max_steps` says how
-    many. A sample that cannot be used is replaced by the next one of its lane that can, which so comes twice. The
-    order depends on the seed and on the numbers of processes and workers, and on nothing else.
+    A sample that cannot be used is replaced by the next one of its lane that can, which so comes twice: everybody gets
+    as many samples as are asked for. The order depends on the seed and on the number of lanes, and on nothing else.
 
-    `state_dict` tells how many samples were given, and after `load_state_dict` the next iteration goes on from there;
-    the rows before are passed over without being opened. That holds without workers, and in each worker of a
-    `StatefulDataLoader`. The Trainer counts batches instead, see `StreamPlace.skip_batches`.
+    Iterated over, it is one lane, or one for each worker of a data loader. `state_dict` tells where it stands, and
+    after `load_state_dict` the next iteration goes on from there; that holds without workers, and in each worker of a
+    `StatefulDataLoader`. The `RefinementTrainer` reads it by `LaneSamples`, whose order is the same for any number of
+    processes and workers.
 
     Args:
         rows: a `StreamMixture`, or any iterable data set of rows, such as a `datasets.IterableDataset`.
-        processor, max_length, overlong, max_image_tokens, image_root, match_extension: see `Encoder`.
+        processor, options: see `Encoder`.
         limit (`float`, *optional*, defaults to 0.01): share of samples that may be unreadable, see `FaultLog`.
     """
 
-    splits_itself = True
-    """It gives each process its own samples, so that nobody may split it again."""
-
-    def __init__(
-        self,
-        rows: Any,
-        processor: Any,
-        max_length: int | None = None,
-        overlong: str = "raise",
-        max_image_tokens: int | None = None,
-        image_root: str | Path | None = None,
-        match_extension: bool = True,
-        limit: float = 0.01,
-    ) -> None:
+    def __init__(self, rows: Any, processor: Any, limit: float = 0.01, **options: Any) -> None:
         super().__init__()
         self.rows = rows if hasattr(rows, "lane") else StreamMixture([Part(IterableSource(rows))])
-        self.encoder = Encoder(processor, max_length, overlong, max_image_tokens, image_root, match_extension)
+        self.encoder = Encoder(processor, **options)
         self.faults = FaultLog(limit)
         self.skipped = SkippedCounts()
-        self.place = StreamPlace()
-        self._state = _State()
+        self._samples, self._cursor = 0, None
+        self._reader: LaneReader | None = None
 
-    def state_dict(self) -> dict[str, int]:
-        """How many samples were given."""
-        return {"samples": self._state.samples}
+    def state_dict(self) -> dict[str, Any]:
+        """How many samples were given, and the place in the data."""
+        return {"samples": self._samples, "cursor": self._cursor if self._reader is None else self._reader.cursor()}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Begin the next iteration after as many samples."""
-        self._state = _State(start=state["samples"], samples=state["samples"])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Begin the next iteration after `state_dict`."""
+        self._samples, self._cursor, self._reader = state["samples"], state["cursor"], None
 
     def __iter__(self) -> Iterator[Any]:
         worker = get_worker_info()
-        number, workers = (worker.id, worker.num_workers) if worker is not None else (0, 1)
-        place = self.place
-        lane, lanes = place.process * workers + number, place.processes * workers
-        # The data loader takes batches from its workers by turns.
-        placeholders = len(range(number, place.skip_batches, workers)) * place.batch_size
-        start, self._state = self._state.start, _State(samples=self._state.start)
-        rows = self.rows.lane(lane, lanes)
-        for _ in range(placeholders):
-            next(rows)
-            yield None
-        for _ in range(start):
-            next(rows)
-        yield from self._encoded(rows)
+        lane, lanes = (worker.id, worker.num_workers) if worker is not None else (0, 1)
+        start, cursor = (self._samples, self._cursor) if self._reader is None else (0, None)
+        self._reader, self._samples = LaneReader(self, lane, lanes, cursor), start
+        while True:
+            sample = self._reader(self._samples)
+            self._samples += 1
+            yield sample
 
-    def _encoded(self, rows: Iterator[Any]) -> Iterator[dict[str, torch.Tensor]]:
-        waiting = 0
-        for pending in rows:
-            self.faults.ask()
+
+class LaneReader:
+    """The samples of one lane by their numbers: number n is the first usable one of the rows from n on.
+
+    Numbers only rise. What lies between two of them is passed over without being opened, so that several may read the
+    same lane by turns.
+
+    Args:
+        stream: whose lane it is.
+        lane, lanes: see `StreamMixture.lane`.
+        cursor: see `cursor()`; of a reader that was not asked for this number or a later one.
+    """
+
+    def __init__(self, stream: EncodedStream, lane: int, lanes: int, cursor: Any = None) -> None:
+        self.stream = stream
+        start: tuple[int, Any] = (0, None) if cursor is None else cursor
+        self._at, state = start  # how many rows were taken
+        self.rows = stream.rows.lane(lane, lanes, state)
+        self.first, self._before, self._last = self._at, [self._at, state], -1
+        self._sample: Mapping[str, Any] = {}
+        self._replaced: dict[int, int] = {}
+
+    def __call__(self, number: int) -> dict[str, Any]:
+        """One sample.
+
+        Raises:
+            UnreadableSamplesError, OverlongSampleError: see `FaultLog`.
+        """
+        self.stream.faults.ask()
+        if number >= self._at:
+            for _ in range(number - self._at):
+                next(self.rows)
+            self._at = number
+            self._before = self._here()
+            self._sample = self._read()
+        if number in self._replaced:
+            self.stream.skipped.add(self._replaced[number])
+        self._last = number
+        return dict(self._sample)
+
+    def _here(self) -> list[Any]:
+        return [self._at, self.rows.state_dict()]
+
+    def cursor(self) -> Any:
+        """Where to go on for the numbers after the last one, as JSON; never behind a row that one of them needs."""
+        return self._here() if self._last + 1 == self._at else self._before
+
+    def _read(self) -> dict[str, Any]:
+        faults, self._replaced = self.stream.faults, {}
+        for pending in self.rows:
+            self._at += 1
             try:
-                sample = self.encoder(pending.read(), pending.where)
+                return self.stream.encoder(pending.read(), pending.where)
             except UNREADABLE as error:
-                self.faults.meet(pending.where, pending.where, error)
-                self.skipped.add(self.faults.kind(pending.where))
-                waiting += 1
-                self.faults.stop_if_nothing_is_left(waiting)
-                continue
-            for _ in range(waiting + 1):
-                self._state.samples += 1
-                yield dict(sample)
-            waiting = 0
+                faults.meet(pending.where, pending.where, error)
+                self._replaced[self._at - 1] = faults.kind(pending.where)
+                faults.stop_if_nothing_is_left(len(self._replaced))
+        raise RuntimeError("a lane has no end")
+
+
+class LaneSamples:
+    """A stream by the numbers of its samples: the same ones for any number of processes and workers.
+
+    The samples go to the lanes by turns, `chunk` at a time. Whoever reads a sample reads on in its lane; so each
+    process and worker should ask for the samples of lanes of its own, and others are right, too, but slower.
+
+    Args:
+        stream: the stream; its `faults` and `skipped` are the ones that are counted in.
+        lanes: how many.
+        chunk: samples that a lane gives at its turn.
+        cursors: of the lanes that were read before, see `cursors_of_touched`. May be exchanged before an iteration.
+
+    Raises:
+        SailvitError: the cursors are about other data.
+    """
+
+    def __init__(self, stream: EncodedStream, lanes: int, chunk: int, cursors: dict[int, Any] | None = None) -> None:
+        self.stream, self.lanes, self.chunk = stream, lanes, chunk
+        self.cursors = {} if cursors is None else cursors
+        for _, state in self.cursors.values():  # in the main process, and not in a worker
+            stream.rows.check(state)
+        self.faults, self.skipped = stream.faults, stream.skipped
+        self._readers: dict[int, LaneReader] = {}
+        self._touched: set[int] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_readers": {}}  # files are open in them
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        turn, within = divmod(number, self.chunk)
+        place, lane = divmod(turn, self.lanes)
+        place = place * self.chunk + within
+        reader = self._readers.get(lane)
+        if reader is None or place < reader.first:
+            known = self.cursors.get(lane)
+            cursor = known if known is not None and known[0] <= place else None
+            reader = self._readers[lane] = LaneReader(self.stream, lane, self.lanes, cursor)
+        self._touched.add(lane)
+        return reader(place)
+
+    def cursors_of_touched(self) -> dict[int, Any]:
+        """Where the lanes stand that were read since this was asked last, as JSON."""
+        touched, self._touched = self._touched, set()
+        return {lane: self._readers[lane].cursor() for lane in sorted(touched)}

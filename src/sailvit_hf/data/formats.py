@@ -2,7 +2,8 @@
 """The layouts that conversations come in, each turned into ours: messages with parts, and a list of pictures.
 
 `messages`: OpenAI's, TRL's and ours; `llava`: `conversations` of human and gpt with one `image`; `sharegpt`: the same
-keys with `images` and a `system` text, as LLaMA-Factory has them; `caption`: a picture and its text.
+keys with `images` and a `system` text, as LLaMA-Factory has them; `cauldron`: `images` and `texts` of user and
+assistant, as in The Cauldron, Docmatix and FineVision; `caption`: a picture and its text.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-FORMATS = ("messages", "llava", "sharegpt", "caption")
+FORMATS = ("messages", "llava", "sharegpt", "cauldron", "caption")
 IMAGE_MARK = "<image>"
 
 _ROLES = {
@@ -65,6 +66,8 @@ def detect_format(row: Mapping[str, Any]) -> str:
         return "messages"
     if _present(row, "conversations"):
         return "sharegpt" if {"images", "system"} & set(row) else "llava"
+    if _present(row, "texts"):
+        return "cauldron"
     if any(_present(row, key) for key in _CAPTIONS) and _has_pictures(row):
         return "caption"
     raise RowError(
@@ -207,6 +210,24 @@ def _read_turns(row: Mapping[str, Any]) -> tuple[list[dict[str, Any]], None]:
     return messages, None
 
 
+def _read_texts(row: Mapping[str, Any]) -> tuple[list[dict[str, Any]], None]:
+    """The Cauldron's `user` and `assistant`; pictures without marks come first."""
+    turns = _as_list(row.get("texts"))
+    if not turns:
+        raise RowError('it has no list of "texts": write a question and an answer', "no conversation")
+    messages: list[dict[str, Any]] = []
+    for position, turn in enumerate(turns, start=1):
+        turn = _from_json(turn)
+        for key in ("user", "assistant"):
+            text = turn.get(key) if isinstance(turn, Mapping) else None
+            if not isinstance(text, str):
+                raise RowError(f'turn {position} is {_short(turn)}: write {{"user", "assistant"}}', "no conversation")
+            messages.append({"role": key, "content": _split_marks(text)})
+    if not any(_is_image(part) for message in messages for part in message["content"]):
+        messages[0]["content"][:0] = [_image_part() for _ in _pictures(row)]
+    return messages, None
+
+
 def _read_caption(row: Mapping[str, Any]) -> tuple[list[dict[str, Any]], None]:
     caption = next((row[key] for key in _CAPTIONS if row.get(key) is not None), None)
     if isinstance(caption, Sequence) and not isinstance(caption, str) and caption:
@@ -223,6 +244,7 @@ _READERS: dict[str, Any] = {
     "messages": _read_messages,
     "llava": _read_turns,
     "sharegpt": _read_turns,
+    "cauldron": _read_texts,
     "caption": _read_caption,
 }
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..errors import SailvitError
-from .streams import Pending, Source
+from .permutation import AS_ARRAY, seeded_order
+from .streams import Pending, Source, short_digest
+
+_DRAWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -63,31 +68,39 @@ class Mixture(Sequence):
     Args:
         parts: what it is made of.
         seed: of the order and of all choices.
+        samples: how many samples a pass holds, each part by its weight; a small part comes again, `epochs` has no say.
 
     Raises:
         SailvitError: no parts, an empty one, or weights for some only.
     """
 
-    def __init__(self, parts: Sequence[Part], seed: int = 0) -> None:
+    def __init__(self, parts: Sequence[Part], seed: int = 0, samples: int | None = None) -> None:
         check_weights(parts)
-        self.parts, self.seed = list(parts), seed
+        self.parts, self.seed, self.samples = list(parts), seed, samples
         self._chosen = [self._choose(number, part) for number, part in enumerate(parts)]
         self._sizes = self._sizes_of_a_pass()
         self._offsets = np.cumsum([0, *(len(part.dataset) for part in parts)])
         # Shared between processes: a worker that lives for several passes is told so.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._index: tuple[int, np.ndarray] | None = None
+        self._index: tuple[int, Any] | None = None
 
-    def _choose(self, number: int, part: Part) -> np.ndarray:
+    def _choose(self, number: int, part: Part) -> Any:
         length = len(part.dataset)
         if not length:
             raise SailvitError(f"source {number + 1} of the mixture is empty: leave it out")
         if part.max_samples is None or part.max_samples >= length:
-            return np.arange(length)
+            return range(length)
         rng = np.random.default_rng([self.seed, number, 0])
         return np.sort(rng.choice(length, part.max_samples, replace=False))
 
     def _sizes_of_a_pass(self) -> list[int]:
+        if self.samples is not None:
+            if self.samples < len(self.parts):
+                sources = f"each of {len(self.parts)} sources"
+                raise SailvitError(f"samples is {self.samples}: give one at least for {sources}")
+            summed = np.cumsum([0.0, *(part.weight or 1.0 for part in self.parts)])
+            ends = np.rint(summed / summed[-1] * (self.samples - len(self.parts))).astype(np.int64)
+            return [1 + int(size) for size in np.diff(ends)]
         available = [
             len(chosen) * (1.0 if part.epochs is None else part.epochs)
             for chosen, part in zip(self._chosen, self.parts, strict=True)
@@ -118,24 +131,19 @@ class Mixture(Sequence):
         """The number of the pass."""
         return int(self._epoch)
 
+    def samples_of_pass(self, epoch: int) -> MixturePass:
+        """Part and index in it of the samples of a pass, worked out when they are asked for."""
+        return MixturePass(self._chosen, self._sizes, self.seed, epoch)
+
     def index_of_pass(self, epoch: int) -> np.ndarray:
         """Part and index in it of every sample of a pass, (samples, 2) int64."""
-        pieces = []
-        for number, (chosen, size) in enumerate(zip(self._chosen, self._sizes, strict=True)):
-            # The part's samples as an endless row of shuffled rounds, of which every pass takes the next piece.
-            start, piece = epoch * size, np.empty(0, dtype=np.int64)
-            first, last = start // len(chosen), (start + size - 1) // len(chosen)
-            for which in range(first, last + 1):
-                piece = np.append(piece, np.random.default_rng([self.seed, number, 1, which]).permutation(chosen))
-            piece = piece[start - first * len(chosen) :][:size]
-            pieces.append(np.stack([np.full(size, number), piece], axis=1))
-        whole = np.concatenate(pieces)
-        return np.random.default_rng([self.seed, epoch]).permutation(whole)
+        return self.samples_of_pass(epoch)[:]
 
     def where(self, index: int) -> tuple[int, int]:
         """Part and index in it of a sample of this pass."""
         if self._index is None or self._index[0] != self.epoch:
-            self._index = (self.epoch, self.index_of_pass(self.epoch))
+            samples = self.samples_of_pass(self.epoch)
+            self._index = (self.epoch, samples[:] if len(samples) <= AS_ARRAY else samples)
         part, row = self._index[1][range(len(self))[index]]
         return int(part), int(row)
 
@@ -147,6 +155,49 @@ class Mixture(Sequence):
     def __getitem__(self, index: Any) -> Any:
         part, row = self.where(index)
         return self.parts[part].dataset[row]
+
+
+class MixturePass(Sequence):
+    """Which samples a pass over a `Mixture` holds, in its order; nothing is kept of a long one.
+
+    A part's samples are an endless row of shuffled rounds, of which every pass takes the next piece.
+
+    Args:
+        chosen: the indices of each part that are used at all.
+        sizes: how many samples of each part the pass holds.
+        seed, epoch: what the order hangs on.
+    """
+
+    def __init__(self, chosen: Sequence[Any], sizes: Sequence[int], seed: int, epoch: int) -> None:
+        self.chosen, self.sizes, self.seed, self.epoch = chosen, sizes, seed, epoch
+        self._ends = np.cumsum(sizes)
+        self._order = seeded_order(len(self), [seed, epoch])
+        self._rounds: dict[tuple[int, int], Any] = {}
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, places: Any) -> Any:
+        """Part and index in it: (n, 2) int64 of a slice or an array of places, (2,) of one."""
+        numbers = np.atleast_1d(self._order[places])
+        parts = np.searchsorted(self._ends, numbers, side="right")
+        rows = np.empty_like(numbers)
+        for part in np.unique(parts).tolist():
+            own = np.flatnonzero(parts == part)
+            start = self.epoch * self.sizes[part] - (int(self._ends[part]) - self.sizes[part])
+            rounds, inside = np.divmod(numbers[own] + start, len(self.chosen[part]))
+            for which in np.unique(rounds).tolist():
+                now = rounds == which
+                rows[own[now]] = self._row(part, which, inside[now])
+        found = np.stack([parts, rows], axis=1)
+        return found if isinstance(places, slice) or np.ndim(places) else found[0]
+
+    def _row(self, part: int, which: int, places: np.ndarray) -> Any:
+        chosen = self.chosen[part]
+        if (part, which) not in self._rounds:
+            self._rounds[part, which] = seeded_order(len(chosen), [self.seed, part, 1, which])
+        rows = self._rounds[part, which][places]
+        return rows if isinstance(chosen, range) else chosen[rows]
 
 
 class StreamMixture:
@@ -169,38 +220,128 @@ class StreamMixture:
             if part.epochs is not None and part.epochs != int(part.epochs):
                 raise SailvitError(f"epochs of a stream is {part.epochs}: give a whole number")
         self.parts, self.seed = list(parts), seed
+        self._data = short_digest([seed, *(part.dataset.identity for part in parts)])
 
-    def lane(self, lane: int, lanes: int) -> Iterator[Pending]:
-        """The rows of one lane, without end.
+    def check(self, state: Any) -> None:
+        """Make sure that the state of a lane is about these data.
 
         Raises:
-            SailvitError: there are no rows at all.
+            SailvitError: files came, went or changed their size, or they are read in another way.
         """
-        rng = random.Random(f"{self.seed}/{lane}/{lanes}")
-        weights = [1.0 if part.weight is None else part.weight for part in self.parts]
-        first_pass = 0
+        if state is not None and state.get("data", self._data) != self._data:
+            raise SailvitError(
+                "the streams of this run are not those that it began with (files, their sizes, seed, max_samples or "
+                "shuffle_buffer): put them back, or begin the stage anew"
+            )
+
+    def lane(self, lane: int, lanes: int, state: Any = None) -> Lane:
+        """The rows of one lane, without end; with the `state_dict` of such a lane those that come after it."""
+        return Lane(self, lane, lanes, state)
+
+
+class Lane(Iterator[Pending]):
+    """The rows of one lane of a `StreamMixture`, without end; it knows its place, and goes on from it.
+
+    What is drawn next hangs on the number of draws before, so that the place is a few numbers for each source.
+
+    Raises:
+        SailvitError: the state is about other data; on reading, there are no rows at all.
+    """
+
+    def __init__(self, mixture: StreamMixture, lane: int, lanes: int, state: Any = None) -> None:
+        mixture.check(state)
+        self.mixture, self.lane, self.lanes = mixture, lane, lanes
+        self._weights = [1.0 if part.weight is None else part.weight for part in mixture.parts]
+        self._drawn: int = 0 if state is None else state["drawn"]
+        self._first: int = 0 if state is None else state["first"]
+        self._luck: tuple[int, list[float]] = -1, []
+        self._begin([None] * len(mixture.parts) if state is None else state["sources"])
+
+    def _begin(self, sources: Sequence[Any]) -> None:
+        self._sources = [
+            _Passes(part.dataset, part.epochs, self._first, self.lane, self.lanes, state)
+            for part, state in zip(self.mixture.parts, sources, strict=True)
+        ]
+        self._alive = [number for number, source in enumerate(self._sources) if not source.over]
+
+    def __next__(self) -> Pending:
         while True:
-            passes = [_passes(part.dataset, part.epochs, first_pass, lane, lanes) for part in self.parts]
-            alive = list(range(len(passes)))
-            while alive:
-                (number,) = rng.choices(alive, [weights[which] for which in alive])
-                row = next(passes[number], None)
-                if row is None:
-                    alive.remove(number)
-                else:
-                    yield row
-            first_pass += max(int(part.epochs or 1) for part in self.parts)
+            if not self._alive:
+                self._first += max(int(part.epochs or 1) for part in self.mixture.parts)
+                self._begin([None] * len(self._sources))
+            number = self._draw()
+            row = next(self._sources[number], None)
+            if row is not None:
+                return row
+            self._alive.remove(number)
+
+    def _draw(self) -> int:
+        block, place = divmod(self._drawn, _DRAWS_AT_ONCE)
+        if self._luck[0] != block:
+            rng = random.Random(f"{self.mixture.seed}/{self.lane}/{self.lanes}/{block}")
+            self._luck = block, [rng.random() for _ in range(_DRAWS_AT_ONCE)]
+        self._drawn += 1
+        ends = list(accumulate(self._weights[number] for number in self._alive))
+        return self._alive[bisect(ends, self._luck[1][place] * ends[-1], hi=len(ends) - 1)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands, as JSON."""
+        sources = [source.state() for source in self._sources]
+        return {"data": self.mixture._data, "drawn": self._drawn, "first": self._first, "sources": sources}
 
 
-def _passes(source: Source, epochs: float | None, first: int, lane: int, lanes: int) -> Iterator[Pending]:
-    number = first
-    while epochs is None or number < first + epochs:
-        row = None
-        for row in source.one_pass(number, lane, lanes):
-            yield row
-        if row is None:
-            for row in source.one_pass(number, 0, 1):
-                yield row
-        if row is None:
-            raise SailvitError("a stream holds no rows: name another file or split")
-        number += 1
+class _Passes(Iterator[Pending]):
+    """The rows of one source, pass after pass; a lane for which a pass has none reads it whole."""
+
+    def __init__(self, source: Source, epochs: float | None, first: int, lane: int, lanes: int, state: Any) -> None:
+        self.source, self.last = source, None if epochs is None else first + int(epochs)
+        start: tuple[int, bool, bool, Any] = (first, False, False, None) if state is None else state
+        self.number, self.found, self.whole, cursor = start
+        self.lanes = lane, lanes
+        self._rows = None if self.over else self._open(cursor)
+
+    @property
+    def over(self) -> bool:
+        return self.last is not None and self.number >= self.last
+
+    def _open(self, cursor: Any = None) -> Any:
+        return self.source.one_pass(self.number, *((0, 1) if self.whole else self.lanes), cursor)
+
+    def __next__(self) -> Pending:
+        while self._rows is not None:
+            row = next(self._rows, None)
+            if row is not None:
+                self.found = True
+                return row
+            if not self.found and self.whole:
+                raise SailvitError("a stream holds no rows: name another file or split")
+            if self.found:
+                self.number, self.found, self.whole = self.number + 1, False, False
+            else:
+                self.whole = True
+            self._rows = None if self.over else self._open()
+        raise StopIteration
+
+    def state(self) -> list[Any]:
+        return [self.number, self.found, self.whole, None if self._rows is None else self._rows.cursor()]
+
+
+class LaneRows:
+    """All rows of a mixture of streams, as an iterable that knows its place."""
+
+    def __init__(self, mixture: StreamMixture) -> None:
+        self.mixture = mixture
+        self._lane: Lane | None = None
+        self._state: dict[str, Any] | None = None
+
+    def __iter__(self) -> Lane:
+        self._lane, self._state = self.mixture.lane(0, 1, self._state), None
+        return self._lane
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Where the last iteration stands, as JSON."""
+        return self._state if self._lane is None else self._lane.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Begin the next iteration there."""
+        self._lane, self._state = None, state

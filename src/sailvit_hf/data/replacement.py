@@ -2,7 +2,7 @@
 """Samples that cannot be used: counted, reported once, and replaced by others, so that training goes on."""
 
 import random
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
@@ -36,7 +36,8 @@ class UnreadableSamplesError(SailvitError):
 class FaultLog:
     """Counts and reports the samples that cannot be used, each once.
 
-    The limit holds in each process and each worker of a data loader for itself.
+    The limit holds in each process and each worker of a data loader for itself; a resumed run counts on from what all
+    of them had found.
 
     Args:
         limit: share of the samples asked for so far (counted as at least 200, or all of a smaller set) that may be
@@ -53,10 +54,21 @@ class FaultLog:
         self.bad: dict[Hashable, str] = {}
         self.overlong: dict[Hashable, str] = {}
         self.asked = 0
+        self._news: dict[str, Any] = {"asked": 0, "bad": [], "overlong": []}
+
+    def news(self) -> dict[str, Any]:
+        """What was counted since this was asked last, as JSON, for `restore`."""
+        news, self._news = self._news, {"asked": 0, "bad": [], "overlong": []}
+        return news
+
+    def restore(self, asked: int, bad: Mapping[Hashable, str], overlong: Mapping[Hashable, str]) -> None:
+        """Begin with what other logs have found."""
+        self.asked, self.bad, self.overlong = asked, dict(bad), dict(overlong)
 
     def ask(self) -> None:
         """Count a sample that was asked for."""
         self.asked += 1
+        self._news["asked"] += 1
 
     def knows(self, key: Hashable) -> bool:
         """Whether the sample was met before."""
@@ -80,10 +92,12 @@ class FaultLog:
             if not error.drop:
                 raise error
             self.overlong[key] = said
+            self._news["overlong"].append([key, said])
             if len(self.overlong) == 1:
                 logger.warning(f"{name} is too long and is replaced, as all such samples are: {said}")
             return
         self.bad[key] = said
+        self._news["bad"].append([key, said])
         logger.warning(f"{name} cannot be read and is replaced: {said}")
         fewest = FEWEST if self.size is None else min(FEWEST, self.size)
         if len(self.bad) > self.limit * max(self.asked, fewest):

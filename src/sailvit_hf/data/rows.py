@@ -64,8 +64,8 @@ class Conversations(Sequence):
 
     column_names = ("messages", "images", "id", "where", "image_root")
 
-    def __init__(self, rows: Any, reader: Reader, label: str) -> None:
-        self.rows, self.reader, self.label = rows, reader, label
+    def __init__(self, rows: Any, reader: Reader, label: str, place: Place | None = None) -> None:
+        self.rows, self.reader, self.label, self.place = rows, reader, label, place
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -139,7 +139,7 @@ def load_conversations(
         rows = rows.with_format("arrow")
     if not len(rows):
         raise SailvitError(f"{place.name} holds no conversation: write one a line, or name another split")
-    loaded = Conversations(rows, reader, f"{place.name} ({split})")
+    loaded = Conversations(rows, reader, f"{place.name} ({split})", place)
     _check(loaded)
     return loaded
 

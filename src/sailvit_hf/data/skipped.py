@@ -16,11 +16,18 @@ class SkippedCounts:
 
     def __init__(self) -> None:
         self._table = torch.zeros(_WORKERS, 2, dtype=torch.int64).share_memory_()
+        self._fresh = [0, 0]
 
     def add(self, kind: int = UNREADABLE_SAMPLE) -> None:
         """Count a sample."""
         worker = get_worker_info()
         self._table[0 if worker is None else 1 + worker.id % (_WORKERS - 1), kind] += 1
+        self._fresh[kind] += 1
+
+    def news(self) -> list[int]:
+        """What this process has counted since this was asked last: unreadable samples, over-long samples."""
+        fresh, self._fresh = self._fresh, [0, 0]
+        return fresh
 
     def totals(self) -> tuple[int, int]:
         """Unreadable samples, over-long samples."""

@@ -14,7 +14,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -29,7 +29,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PICTURE = re.compile(r"jpe?g|png|webp|gif|bmp|tiff?", re.IGNORECASE)
 _TEXTS = ("txt", "text", "caption")
 _MEMBER = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)")
-_ROWS_AT_ONCE = 16  # pictures come with their rows, and memory is to stay small
+ROWS_AT_ONCE = 16  # pictures come with their rows, and memory is to stay small
 
 
 @dataclass(frozen=True)
@@ -139,12 +139,14 @@ class Slot(NamedTuple):
         label: what messages call the row, such as "train.jsonl, line 12".
         spans: name of a tar's member (`""` for JSON), first byte and number of bytes of each part.
         key: of a tar's sample, its name.
+        start: for `file_slots`, to begin here: a byte of the file, and how many lines or entries lie before it.
     """
 
     file: str
     label: str
     spans: tuple[tuple[str, int, int], ...]
     key: str | None = None
+    start: tuple[int, int] = (0, 0)
 
     def read(self) -> Any:
         """The row.
@@ -178,27 +180,33 @@ def read_in_order(slots: Iterable[Slot]) -> Iterator[tuple[Slot, Callable[[], An
                 yield slot, partial(slot.read_from, stream)
 
 
-def file_slots(file: Path) -> Iterator[Slot]:
+def file_slots(file: Path, start: tuple[int, int] = (0, 0)) -> Iterator[Slot]:
     """The places of the rows of a JSONL file, a JSON file with a list, or a WebDataset tar, in order.
+
+    Args:
+        file: the file.
+        start: the `Slot.start` of the first one; what lies before it is not read, but for a JSON file with a list.
 
     Raises:
         SailvitError: the file cannot be read, or not further.
     """
     with told(str(file)):
         if file.suffix.lower() == ".tar":
-            yield from _tar_slots(file)
+            yield from _tar_slots(file, start[0])
             return
         try:
             with file.open("rb") as stream:
                 head = stream.read(4096).removeprefix(_BOM).lstrip()
                 stream.seek(0)
                 if head.startswith(b"[") and file.suffix.lower() == ".json":
-                    yield from _array_slots(file, stream.read())
+                    yield from islice(_array_slots(file, stream.read()), start[1], None)
                     return
-                offset = 0
-                for number, line in enumerate(stream, start=1):
+                offset, before = start
+                stream.seek(offset)
+                for number, line in enumerate(stream, start=before + 1):
                     if line.strip() and line.strip() != _BOM:
-                        yield Slot(str(file), f"{file.name}, line {number}", (("", offset, len(line)),))
+                        span, at = ("", offset, len(line)), (offset, number - 1)
+                        yield Slot(str(file), f"{file.name}, line {number}", (span,), start=at)
                     offset += len(line)
         except OSError as error:
             raise _gone(str(file), error) from error
@@ -227,7 +235,7 @@ def _array_slots(file: Path, content: bytes) -> Iterator[Slot]:
             raise SailvitError(f"{file} is not JSON (entry {number}, line {line}: {said}): mend it there") from error
         offset += len(text[last:at].encode())
         length = len(text[at:end].encode())
-        yield Slot(str(file), f"{file.name}, entry {number}", (("", offset, length),))
+        yield Slot(str(file), f"{file.name}, entry {number}", (("", offset, length),), start=(0, number - 1))
         offset, last = offset + length, end
         at = after_space(end)
         if text[at : at + 1] == "]":
@@ -238,26 +246,33 @@ def _array_slots(file: Path, content: bytes) -> Iterator[Slot]:
         at = after_space(at + 1)
 
 
-def _tar_slots(file: Path) -> Iterator[Slot]:
+def _tar_slots(file: Path, start: int) -> Iterator[Slot]:
     """The samples of a tar: files that follow each other and are named alike up to the first dot.
 
     Kept are pictures, texts and JSON. Links are never followed; a compressed tar has no places to go back to.
     """
-    with tarfile.open(file, "r:") as archive:
-        key, spans = None, []
+    with file.open("rb") as stream:
+        stream.seek(start)
+        yield from _archive_slots(file, stream)
+
+
+def _archive_slots(file: Path, stream: IO[bytes]) -> Iterator[Slot]:
+    with tarfile.open(fileobj=stream, mode="r:") as archive:
+        key, spans, start = None, [], 0
         for member in archive:
             archive.members = []  # type: ignore[attr-defined]  # else it keeps every header
             match = _MEMBER.fullmatch(member.name)
             if match is None or not member.isreg() or member.issparse():
                 continue
             if key is not None and key != match[1]:
-                yield Slot(str(file), f"{file.name}, sample {key}", tuple(spans), key)
-                spans = []
-            key = match[1]
+                yield Slot(str(file), f"{file.name}, sample {key}", tuple(spans), key, (start, 0))
+                key, spans = None, []
+            if key is None:
+                key, start = match[1], member.offset
             if _PICTURE.fullmatch(kind := _kind(match[2])) or kind == "json" or kind in _TEXTS:
                 spans.append((match[2], member.offset_data, member.size))
         if key is not None:
-            yield Slot(str(file), f"{file.name}, sample {key}", tuple(spans), key)
+            yield Slot(str(file), f"{file.name}, sample {key}", tuple(spans), key, (start, 0))
 
 
 def _kind(field: str) -> str:
@@ -346,13 +361,17 @@ def open_with_datasets(
         return datasets.load_dataset(place.kind, data_files=data_files, **options)
 
 
-def stored_rows(dataset: Any, rows_at_once: int = _ROWS_AT_ONCE) -> Iterator[dict[str, Any]]:
+def stored_rows(dataset: Any, rows_at_once: int = ROWS_AT_ONCE, skip: int = 0) -> Iterator[dict[str, Any]]:
     """The rows of a `datasets` data set as they are stored: pictures are bytes and paths, never decoded.
 
-    Unlike the data set itself it gives every row in every worker of a data loader.
+    Unlike the data set itself it gives every row in every worker of a data loader. The first `skip` ones are left out.
     """
-    for table in dataset.with_format("arrow").iter(batch_size=rows_at_once):
-        yield from table.to_pylist()
+    rows = dataset.with_format("arrow")
+    if getattr(dataset, "epoch", 0):
+        rows.set_epoch(dataset.epoch)  # it begins with the first pass again
+    for table in rows.iter(batch_size=rows_at_once):
+        yield from table.slice(skip).to_pylist()
+        skip = max(0, skip - table.num_rows)
 
 
 class told:

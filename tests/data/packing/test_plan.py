@@ -9,9 +9,12 @@ import pytest
 from datasets import Dataset
 
 from sailvit_hf.data.images import ImageMissingError
+from sailvit_hf.data.packing import plan as plan_module
+from sailvit_hf.data.packing import streams as streams_module
 from sailvit_hf.data.packing.packer import Packer, SampleSize, Waiting
 from sailvit_hf.data.packing.plan import PackBatches, PackPlan, RememberedSizes, dealt, planned_steps, spread
 from sailvit_hf.data.packing.streams import IndexStream, RowStream, sequential, shuffled
+from sailvit_hf.data.permutation import Permutation
 from sailvit_hf.data.replacement import UnreadableSamplesError
 from sailvit_hf.data.streams import Pending
 from sailvit_hf.errors import SailvitError
@@ -103,6 +106,64 @@ def test_the_number_of_steps_is_known_beforehand():
     plan = PackPlan(IndexStream(shuffled(COUNT, 1), COUNT), remembered, packer, 4)
     assert [plan.next_step() is None for _ in range(steps + 1)] == [False] * steps + [True]
     assert len(measured) == COUNT  # once each
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("order", [shuffled, lambda length, seed: sequential(length)])
+def test_the_number_of_steps_of_many_samples_is_a_bound(known, order, monkeypatch):
+    """Nearly all of it unread; two passes and a half; never too few."""
+    length, draw = 20_000, np.random.default_rng(3)
+    tiles = draw.integers(0, 7, length)
+    table = np.stack([draw.integers(10, 200, length) + 16 * tiles, tiles], axis=1).astype(np.int32)
+    whole = RememberedSizes(None, length, [(length, table)])
+    reads, packer = 5 * length // 2, Packer(1024, None, 32)
+    exact = planned_steps(order(length, 1), reads, whole, packer, 4)
+    measured = set()
+
+    def measure(index):
+        measured.add(index)
+        return SampleSize(*table[index].tolist())
+
+    monkeypatch.setattr(plan_module, "_PLANNED_WHOLE", 1000)
+    monkeypatch.setattr(plan_module, "_PACKED", (32, 100))
+    sizes = whole if known else RememberedSizes(measure, length)
+    bound = planned_steps(order(length, 1), reads, sizes, packer, 4)
+    assert exact <= bound <= 1.05 * exact + 1
+    assert len(measured) <= 3200
+
+
+def test_the_last_step_is_noticed(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("sailvit_hf"), "propagate", True)
+    steps = len(list(PackBatches(PackPlan(IndexStream(sequential(COUNT), COUNT), size_of, Packer(1024), 2), 99, 1, 2)))
+    for foreseen in (steps + 3, steps, steps - 1):
+        plan = PackPlan(IndexStream(sequential(COUNT), COUNT), size_of, Packer(1024), 2)
+        batches = PackBatches(plan, foreseen, 1, 2)
+        assert len(list(batches)) == min(foreseen, steps) == batches.last
+        assert plan.finished == (foreseen >= steps)
+        assert ("more steps than were foreseen" in caplog.text) == (foreseen < steps)
+
+
+def test_sizes_that_are_known_in_part():
+    table = np.array([[5, 1], [0, 0]], dtype=np.int32)
+    sizes = RememberedSizes(lambda index: SampleSize(10 + index, 0), 5, [(2, table), (3, None)])
+    assert [sizes(index) for index in (0, 1, 4)] == [(5, 1), (11, 0), (14, 0)]
+    assert sizes.look_up(np.array([4, 0, 2])).tolist() == [[14, 0], [5, 1], [0, 0]]
+    assert not sizes.known
+
+
+def test_a_long_order_is_not_kept_and_goes_on_from_its_state(monkeypatch):
+    monkeypatch.setattr(streams_module, "AS_ARRAY", 100)
+    order = shuffled(COUNT, seed=1)
+    assert isinstance(order(0), Permutation)
+    stream, read = IndexStream(order), []
+    for _ in range(2 * COUNT):
+        read.append(stream.read())
+        if len(read) in (7, COUNT):
+            state = json.loads(json.dumps(stream.state_dict({})))
+            stream = IndexStream(order)
+            stream.load_state_dict(state, [])
+    assert sorted(read[:COUNT]) == sorted(read[COUNT:]) == list(range(COUNT))
+    assert read[:COUNT] != read[COUNT:]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])

@@ -22,11 +22,12 @@ FORMAT = 3  # raise it when the same seed gives other samples: it is part of the
 
 
 class Sample(NamedTuple):
-    """A conversation about `picture` (none: text only); `kind` says what is practised."""
+    """A conversation about `picture` (none: text only); `kind` says what is practised, `system` begins the chat."""
 
     kind: str
     turns: Sequence[Turn]
     picture: Scene | WordPage | None
+    system: str | None = None
 
 
 def sample_features() -> Features:
@@ -72,6 +73,8 @@ def messages(sample: Sample) -> list[dict[str, Any]]:
             content.insert(0, {"type": "image", "text": None})
         chat.append({"role": "user", "content": content})
         chat.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer}]})
+    if sample.system is not None:
+        chat.insert(0, {"role": "system", "content": [{"type": "text", "text": sample.system}]})
     return chat
 
 

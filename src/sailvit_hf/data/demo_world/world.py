@@ -16,6 +16,7 @@ from . import texts
 from .drawings import CREDIT, NAMES, article, paste
 from .samples import Sample, to_dataset
 from .scenes import COLOR_NAMES, COLORS, PICTURE_SIZE, Scene, check_split, draw_scene, scene_stream
+from .sentences import in_sentences
 from .texts import KINDS, Turn
 from .tokenizer import word_tokenizer
 from .words import WordPage, all_words, draw_pages
@@ -45,6 +46,8 @@ class DemoWorld:
     Args:
         seed (`int`, *optional*, defaults to 0): decides which drawings and words are never trained, and all samples.
         seen (`int`, *optional*, defaults to 48): how many of the 148 drawings training shows.
+        sentences (`bool`, *optional*, defaults to `False`): tell the data sets of the stages and of the evaluation in
+            English sentences, for a language model that has its own tokenizer.
 
     Attributes:
         seen, unseen (`tuple[str, ...]`): names of the drawings that training shows, and of those it never shows.
@@ -54,10 +57,11 @@ class DemoWorld:
         credit (`str`): the licence line of the drawings.
     """
 
-    def __init__(self, seed: int = 0, seen: int = 48) -> None:
+    def __init__(self, seed: int = 0, seen: int = 48, sentences: bool = False) -> None:
         if not 3 <= seen < len(NAMES):
             raise SailvitError(f"seen={seen} drawings cannot be shown: choose 3 to {len(NAMES) - 1}")
         self.seed = seed
+        self.sentences = sentences
         self._world = f"{seed}/{seen}"
         names = self._rng("drawings").sample(NAMES, len(NAMES))
         self.seen, self.unseen = tuple(sorted(names[:seen])), tuple(sorted(names[seen:]))
@@ -102,7 +106,7 @@ class DemoWorld:
         """
         if stage not in STAGES_OF_SAMPLES:
             raise SailvitError(f"unknown stage {stage!r}: choose one of {', '.join(STAGES_OF_SAMPLES)}")
-        return to_dataset(self._samples(stage, split, size, seed), self._name(stage, split, size, seed))
+        return self._dataset(self._samples(stage, split, size, seed), stage, split, size, seed)
 
     def text_corpus(self, size: int, seed: int = 0) -> Dataset:
         """Text-only training samples for a language model: scenes and pages told in words, and the tasks on them."""
@@ -116,7 +120,7 @@ class DemoWorld:
             of question about a picture and about a scene told in words; the column `kind` is balanced).
         """
         samples = self._evaluation_samples(split, size, seed)
-        return {task: to_dataset(samples[task], self._name(task, split, size, seed)) for task in samples}
+        return {task: self._dataset(samples[task], task, split, size, seed) for task in samples}
 
     def chance(self, split: str = "test", size: int = _CHANCE_SIZE, seed: int = 0) -> dict[str, float]:
         """Exact-match accuracy without a look at the picture, counted on the evaluation samples.
@@ -209,6 +213,11 @@ class DemoWorld:
             pictures[index] = scene.render()
             cells[index] = next(drawing.cell for drawing in scene.drawings if drawing.name == names[label])
         return pictures, cells, labels
+
+    def _dataset(self, samples: Sequence[Sample], *purpose: object) -> Dataset:
+        if self.sentences:
+            return to_dataset([in_sentences(sample) for sample in samples], self._name(*purpose, "sentences"))
+        return to_dataset(samples, self._name(*purpose))
 
     def _rng(self, *purpose: object) -> random.Random:
         # A str seed is hashed with SHA-512: the same stream in every process, an independent one for every purpose.

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,21 +20,54 @@ from .streams import IndexStream, Order, Stream
 
 logger = logging.get_logger(__name__)
 
+# Up to so many samples a plan is made to its end to know the number of its steps.
+_PLANNED_WHOLE = 1 << 17
+# Else: windows that are packed, and in which tokens are counted if that costs nothing; and what is left of doubt.
+_PACKED, _COUNTED, _MARGIN = (32, 1024), (1024, 256), 0.002
+
+# Samples that wait for each pack of a step, so that all its packs can have the same goal; and at most, for the time.
+_WAITING, _MOST_WAITING = 2, 4096
+
 Pack = list[Any]
 Measure = Callable[[Any], SampleSize]
 
 
 class RememberedSizes:
-    """Measures each index of a map-style data set once; 8 bytes an index."""
+    """Measures each index of a map-style data set at most once; 8 bytes an index that was measured.
 
-    def __init__(self, measure: Measure, length: int) -> None:
+    Args:
+        measure: measures an index.
+        length (`int`): how many indices there are.
+        tables: what is known, see `sizes.SizesTable`: of each run of indices, one after the other, an array (n, 2) of
+            tokens and tiles, int32, with no tokens where it is not; or `None`.
+    """
+
+    def __init__(
+        self, measure: Measure, length: int, tables: Sequence[tuple[int, np.ndarray | None]] | None = None
+    ) -> None:
         self._measure = measure
-        self._sizes = np.full((length, 2), -1, dtype=np.int32)
+        tables = [(length, None)] if tables is None else tables
+        self.known = all(table is not None for _, table in tables)
+        self._starts = np.cumsum([0, *(count for count, _ in tables)]).tolist()
+        # Zeros that nobody wrote to are not in memory.
+        self._tables = [np.zeros((count, 2), dtype=np.int32) if table is None else table for count, table in tables]
 
     def __call__(self, index: int) -> SampleSize:
-        if self._sizes[index, 0] < 0:
-            self._sizes[index] = self._measure(index)
-        return SampleSize(*map(int, self._sizes[index]))
+        which = bisect_right(self._starts, index) - 1
+        table, place = self._tables[which], index - self._starts[which]
+        tokens, tiles = table[place].tolist()
+        if not tokens:
+            tokens, tiles = table[place] = self._measure(index)
+        return SampleSize(tokens, tiles)
+
+    def look_up(self, indices: np.ndarray) -> np.ndarray:
+        """What is known of the sizes of some indices, (n, 2); no tokens where nothing is."""
+        found = np.zeros((len(indices), 2), dtype=np.int32)
+        which = np.searchsorted(self._starts, indices, side="right") - 1
+        for number, table in enumerate(self._tables):
+            own = which == number
+            found[own] = table[indices[own] - self._starts[number]]
+        return found
 
 
 class PackPlan:
@@ -45,7 +80,8 @@ class PackPlan:
     Args:
         stream: gives the keys of samples.
         measure: gives the size of a key's sample, without decoding pictures if it can.
-        packer: a `Packer`.
+        packer: a `Packer`; more samples wait in it than its `buffer_size` if a step has many packs: two for each, up
+            to 4096.
         packs_per_step (`int`): processes times packs of a micro-batch times micro-batches of a step.
         overlong (`str`, defaults to `"raise"`): what becomes of a sample that does not fit into an empty pack:
             `"raise"` or `"drop"`. It is never cut.
@@ -68,6 +104,7 @@ class PackPlan:
         if overlong not in ("raise", "drop"):
             raise SailvitError(f"over-long samples can be treated by 'raise' or 'drop', not by {overlong!r}")
         self.stream, self.measure, self.packer, self.packs_per_step = stream, measure, packer, packs_per_step
+        self.buffer = max(packer.buffer_size, min(_WAITING * packs_per_step, _MOST_WAITING))
         self.overlong, self.bad_sample_limit = overlong, bad_sample_limit
         self.counts = dict.fromkeys(("read", "unreadable", "overlong", "packs", "samples", "tokens", "tiles"), 0)
         self._keys: dict[int, Any] = {}
@@ -77,6 +114,11 @@ class PackPlan:
         self.quiet = False
 
     @property
+    def finished(self) -> bool:
+        """Whether all samples of a finite stream are in packs that were given."""
+        return self._ended and not self._keys
+
+    @property
     def efficiency(self) -> float:
         """The share of the packs' room that holds tokens, 0 to 1."""
         return self.counts["tokens"] / max(1, self.counts["packs"] * self.packer.max_tokens)
@@ -84,8 +126,9 @@ class PackPlan:
     def next_step(self) -> list[Pack] | None:
         """The packs of the next optimiser step, `packs_per_step` of them, as keys; `None` at the end of the stream."""
         packs: list[list[Waiting]] = []
+        self.packer.begin_step(self.packs_per_step)
         while len(packs) < self.packs_per_step:
-            while not self.packer.full and not self._ended:
+            while len(self.packer) < self.buffer and not self._ended:
                 self._read()
             pack = self.packer.take()
             if not pack:
@@ -236,6 +279,9 @@ class PackBatches:
         processes, process (`int`): how many, and which one this is.
         ahead (`int`): steps that a data loader may be ahead of the training.
         samples_per_epoch (`int`, *optional*): of a data set with a length.
+
+    Attributes:
+        last (`int`): the step after which there is nothing left, once it is known; before, `steps`.
     """
 
     def __init__(
@@ -255,6 +301,7 @@ class PackBatches:
         self.processes, self.process = processes, process
         self.samples_per_epoch = samples_per_epoch
         self.done, self.shows_done = 0, True
+        self.last = steps
         self._states: deque[tuple[int, dict[str, Any]]] = deque(maxlen=ahead + 3)
         self._states.append((0, plan.state_dict()))
 
@@ -269,8 +316,12 @@ class PackBatches:
             packs = self.plan.next_step()
             if packs is None:
                 return
+            if self.plan.finished:
+                self.last = step + 1
             self._states.append((step + 1, self.plan.state_dict()))
             yield from dealt(packs, self.processes, self.process, self.packs_per_batch)
+        if getattr(self.plan.stream, "limit", None) is not None and not self.plan.finished:
+            logger.warning("the samples took more steps than were foreseen; the last of them are not trained on")
 
     def state_after(self, step: int) -> dict[str, Any]:
         """The plan's state after so many steps of training, however far the data loader has run ahead.
@@ -289,6 +340,7 @@ class PackBatches:
         """Go on from `state_after()`."""
         self.plan.load_state_dict(state["plan"])
         self.done = state["step"]
+        self.last = self.done if self.plan.finished else self.steps
         self._states.clear()
         self._states.append((self.done, self.plan.state_dict()))
 
@@ -296,11 +348,58 @@ class PackBatches:
 def planned_steps(
     order: Order, reads: int, measure: Measure, packer: Packer, packs_per_step: int, **options: Any
 ) -> int:
-    """How many optimiser steps it takes to train on so many samples: the whole plan is made, of sizes alone."""
+    """How many optimiser steps it takes to train on so many samples, from sizes alone.
+
+    Up to 2 ** 17 samples the whole plan is made, and the number is exact. Of more it is a bound, a few thousandths
+    above: windows of the reading order are packed, and tokens counted in a sample of all; see docs/packing.md.
+
+    Args:
+        order: gives the indices of a pass.
+        reads (`int`): samples in all.
+        measure, packer, packs_per_step, options: see `PackPlan`.
+    """
+    if reads <= _PLANNED_WHOLE:
+        return _plan_of_sizes(order, reads, measure, packer, packs_per_step, **options)[1]
+    found = _windows(order, reads, _PACKED)
+    indices, seen = np.concatenate(found), []
+
+    def noted(index: int) -> SampleSize:
+        seen.append(measure(index))
+        return seen[-1]
+
+    plan, _ = _plan_of_sizes(lambda epoch: indices, len(indices), noted, packer, packs_per_step, **options)
+    tokens = np.array(seen)[:, 0]
+    if isinstance(measure, RememberedSizes) and measure.known:
+        found = _windows(order, reads, _COUNTED)
+        tokens = measure.look_up(np.concatenate(found))[:, 0]
+    means = np.array([window.mean() for window in np.array_split(tokens * (tokens <= packer.max_tokens), len(found))])
+    # How far the mean of the windows may be from that of all: four times its standard deviation.
+    doubt = 4 * float(means.std()) / math.sqrt(len(means)) / float(means.mean())
+    packs = reads * float(means.mean()) * plan.counts["packs"] / plan.counts["tokens"]
+    return math.ceil(packs * (1 + doubt + _MARGIN) / packs_per_step) + 1
+
+
+def _plan_of_sizes(
+    order: Order, reads: int, measure: Measure, packer: Packer, packs_per_step: int, **options: Any
+) -> tuple[PackPlan, int]:
+    """A plan that was made to its end, and its steps."""
     own = Packer(packer.max_tokens, packer.max_tiles, packer.buffer_size)
     plan = PackPlan(IndexStream(order, reads), measure, own, packs_per_step, **options)
     plan.quiet = True
     steps = 0
     while plan.next_step() is not None:
         steps += 1
-    return steps
+    return plan, steps
+
+
+def _windows(order: Order, reads: int, windows: tuple[int, int]) -> list[np.ndarray]:
+    """So many evenly spaced pieces of so many indices of the reading order."""
+    count, length = windows
+    indices, found, epoch = order(0), [], 0
+    for start in np.linspace(0, reads - length, count).astype(np.int64).tolist():
+        if start // len(indices) != epoch:
+            epoch = start // len(indices)
+            indices = order(epoch)
+        place = start % len(indices)
+        found.append(np.asarray(indices[place : place + length]))
+    return found

@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch.utils.data import ConcatDataset
 
 from ...errors import SailvitError
 from ..encoding import EncodedSamples, EncodedStream, Encoder, MismatchedSampleError
 from ..images import image_size
-from ..mixture import Mixture
+from ..mixture import LaneRows, Mixture
 from ..replacement import WithReplacements
-from ..streams import Pending
+from ..sizes import load_table
 from .packer import SampleSize
 from .streams import IndexStream, Order, RowStream, Stream, sequential, shuffled
 
@@ -107,11 +108,21 @@ class PackingRows:
         assert self.length is not None
         return sequential(self.length) if strategy == "sequential" else shuffled(self.length, seed)
 
+    def size_tables(self) -> list[tuple[int, Any]] | None:
+        """What is known of the samples' sizes beforehand; see `RememberedSizes`."""
+        return [(len(part), load_table(part, self.encoder)) for part in self.parts()]
+
+    def parts(self) -> list[Any]:
+        """The data sets that the keys go through, one after the other."""
+        if isinstance(self._rows, _Parts):
+            return [part.dataset for part in self._rows.mixture.parts]
+        return list(self._rows.datasets) if isinstance(self._rows, ConcatDataset) else [self._rows]
+
     def stream(self, order: Order | None = None, limit: int | None = None) -> Stream:
         """Gives the keys, those of a map-style data set in this order and up to this limit."""
         if order is not None:
             return IndexStream(order, limit)
-        return RowStream(_OneLane(self._stream) if hasattr(self._stream, "lane") else self._stream)
+        return RowStream(LaneRows(self._stream) if hasattr(self._stream, "lane") else self._stream)
 
     def measure(self, key: Any) -> SampleSize:
         """The size of a sample, from its texts and the headers of its pictures where it is not encoded yet."""
@@ -152,17 +163,20 @@ class _Parts(Sequence):
         dataset = self.mixture.parts[part].dataset
         return dataset[int(index) - int(self.ends[part]) + len(dataset)]
 
-    def order(self, epoch: int) -> np.ndarray:
+    def order(self, epoch: int) -> _PassOfParts:
         """The numbers of the samples of a pass."""
-        part, row = self.mixture.index_of_pass(epoch).T
-        return np.append(0, self.ends)[part] + row
+        return _PassOfParts(self.mixture.samples_of_pass(epoch), np.append(0, self.ends))
 
 
-class _OneLane:
-    """A stream that every process reads whole, as rows that are not read yet."""
+class _PassOfParts(Sequence):
+    """The samples of a mixture's pass as numbers in all its parts."""
 
-    def __init__(self, rows: Any) -> None:
-        self.rows = rows
+    def __init__(self, samples: Any, starts: np.ndarray) -> None:
+        self.samples, self.starts = samples, starts
 
-    def __iter__(self) -> Iterator[Pending]:
-        return iter(self.rows.lane(0, 1))
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, places: Any) -> Any:
+        part, row = self.samples[places].T
+        return self.starts[part] + row

@@ -7,11 +7,14 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from ...errors import SailvitError
+from ..permutation import AS_ARRAY, Permutation
 
-Order = Callable[[int], Any]  # the indices of a pass: a sequence or an array of int
+Order = Callable[[int], Any]  # the indices of a pass: a sequence or an array of int, which can be sliced
+_BLOCK = 4096  # indices that are asked for at once
 # A streaming source's own state is asked for at every so many rows: a resumed run reads at most so many again, and
 # those that came in since the oldest one that still waits.
 _MARK_EVERY = 64
@@ -43,6 +46,8 @@ def shuffled(length: int, seed: int) -> Order:
     """The order of an epoch's samples: a permutation that hangs on seed and epoch alone."""
 
     def order(epoch: int) -> Any:
+        if length > AS_ARRAY:
+            return Permutation(length, [seed, epoch])
         return torch.randperm(length, generator=torch.Generator().manual_seed(seed + epoch)).numpy()
 
     return order
@@ -65,6 +70,7 @@ class IndexStream:
         self.order, self.limit = order, limit
         self.epoch, self._position, self._count = 0, 0, 0
         self._indices: Any = None
+        self._block: list[int] = []  # the next indices, backwards
 
     def read(self) -> int:
         """See `Stream`."""
@@ -74,7 +80,10 @@ class IndexStream:
             self._indices = self.order(self.epoch)
             if not len(self._indices):
                 raise StopIteration
-        index = int(self._indices[self._position])
+        if not self._block:
+            block = self._indices[self._position : self._position + _BLOCK]
+            self._block = np.asarray(block)[::-1].tolist()
+        index = self._block.pop()
         self._count += 1
         self._position += 1
         if self._position == len(self._indices):
@@ -93,7 +102,7 @@ class IndexStream:
     def load_state_dict(self, state: dict[str, Any], numbers: Sequence[int]) -> dict[int, Any]:
         """See `Stream`."""
         self.epoch, self._position, self._count = state["epoch"], state["position"], state["count"]
-        self._indices = None
+        self._indices, self._block = None, []
         return dict(zip(numbers, map(int, state["indices"]), strict=True))
 
 
