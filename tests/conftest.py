@@ -67,7 +67,7 @@ def tiny_run(tmp_path_factory, tiny_recipe) -> Path:
     from filelock import FileLock
 
     from sailvit_hf.refinement.pipeline import run_recipe
-    from sailvit_hf.refinement.recipe import parse_recipe
+    from sailvit_hf.refinement.recipes.recipe import parse_recipe
 
     folder = shared_folder(tmp_path_factory) / "tiny-run"
     with FileLock(f"{folder}.lock"):

@@ -27,6 +27,29 @@ def script(monkeypatch):
         sys.modules.pop(path.stem, None)
 
 
+@pytest.mark.slow
+def test_rehearsal(script, capsys, tmp_path):
+    script("rehearsal").main(["--samples", "200000", "--ranks", "8", "--packs", "1", "--steps", "20", "--rows", "0",
+                              "--folder", str(tmp_path)])  # fmt: skip
+    text = capsys.readouterr().out
+    assert re.search(r"even, 1 a rank +1\.0\d\d", text) and re.search(r"first start: [\d,]+ steps foreseen", text)
+    assert len(re.findall(r"resume at +\d+%: \d", text)) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's mark of a process is Linux's")
+def test_planner(script, capsys, monkeypatch):
+    """Peak resident memory and FLOPs of real training, within the limit of what was planned."""
+    for name, value in {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT / "src")}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert script("planner").main(["--jobs", "2", "--cases", "tiny, coarse", "tiny, world"]) == 0
+    text = capsys.readouterr().out
+    found = re.findall(r"^tiny, \w+ +\d+ +\d+ +(\S+) +\S+ +\S+ +(\S+)$", text, re.MULTILINE)
+    assert len(found) == 2 and all(abs(float(ratio) - 1) <= 0.1 for ratios in found for ratio in ratios)
+    assert "(limit 10%)" in text
+
+
 def test_throughput(script, capsys):
     script("vision_tower").main(["--batch-size", "2", "--repetitions", "1", "--peak-tflops", "1", "--kernels", "sdpa",
                                  "eager", "--models", "sailvit", "aimv2", "--agreement"])  # fmt: skip
@@ -222,3 +245,16 @@ def test_packing(script, capsys):
         assert re.search(rf"^{way} +[0-9.]+ s .* [0-9]+%$", text, re.MULTILINE)
     full = [float(found) for found in re.findall(r"^8192, .* ([0-9.]+)% ", text, re.MULTILINE)]
     assert len(full) == 4 and min(full[1:]) > full[0] and max(full[1:]) > 99
+
+
+def test_resume_time(script, capsys):
+    script("resume_time").main(["--rows", "3000", "--samples", "40000", "--rounds", "3"])
+    text = capsys.readouterr().out
+    found = {
+        name.strip(): tuple(map(float, numbers))
+        for name, *numbers in re.findall(r"^(.*?\S) +([0-9.]+) +([0-9.]+) +([0-9.]+)$", text, re.MULTILINE)
+    }
+    assert len(found) == 7
+    for name, (few, many, ratio) in found.items():
+        assert abs(ratio - many / few) < 0.1 * ratio, name
+    assert found["JSONL, 3,000 rows, passed over"][1] > found["JSONL, 3,000 rows, cursors"][1]

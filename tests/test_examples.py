@@ -139,7 +139,7 @@ def test_readme_backbone_takes_ten_lines():
 
 def test_readme_recipe_and_messages_are_valid(tmp_path):
     from sailvit_hf.data.conversations import load_messages
-    from sailvit_hf.refinement.recipe import parse_recipe
+    from sailvit_hf.refinement.recipes.recipe import parse_recipe
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (recipe,) = re.findall(r"^```yaml\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)

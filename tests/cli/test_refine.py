@@ -131,6 +131,29 @@ def test_seed_and_overrides_reach_the_recipe(recipe, capsys, tiny_run):
     assert_one_sentence(capsys, status, "seed is 0 there and 9 here")
 
 
+def test_launch_options_without_a_launch(recipe, capsys):
+    assert_one_sentence(capsys, main(["refine", recipe(), "--processes", "2"]), "are of --launch", "--launch ddp")
+
+
+def test_a_launch_hands_the_other_options_on(recipe, monkeypatch, tmp_path):
+    from sailvit_hf.refinement import launching
+
+    found = []
+    monkeypatch.setattr(launching, "launch", lambda *given: found.append(given) or 75)
+    path, options = recipe(), ["--seed", "9", "--set", "name=other", "--launch", "ddp", "--processes", "4"]
+    assert main(["refine", path, *options]) == 75
+    assert main(["refine", path, *options, "--max-restarts", "2"]) == 75
+    (asked, command), (restarted, again) = found
+    assert (asked.layout, asked.processes, asked.machines, restarted.max_restarts) == ("ddp", 4, 1, 2)
+    assert command == ["refine", path, "--set=name=other", "--seed=9"]
+    assert sorted(again) == sorted([*command, "--resume"])  # a restart goes on
+
+
+def test_a_launch_with_restarts_does_not_take_over_a_run(recipe, capsys, tiny_run):
+    options = ["--output-dir", str(tiny_run), "--launch", "ddp", "--processes", "2", "--max-restarts", "2"]
+    assert_one_sentence(capsys, main(["refine", recipe(), *options]), "holds a run already", "--resume")
+
+
 def test_help_imports_nothing_slow():
     code = (
         "import sys, sailvit_hf.cli as cli\n"

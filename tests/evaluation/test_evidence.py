@@ -10,7 +10,7 @@ from sailvit_hf.errors import SailvitError
 from sailvit_hf.evaluation import evidence as module
 from sailvit_hf.evaluation.arms import ARMS, arm_recipe, stage_steps
 from sailvit_hf.evaluation.evidence import Job, run_evidence
-from sailvit_hf.refinement.recipe import parse_recipe
+from sailvit_hf.refinement.recipes.recipe import parse_recipe
 
 
 def recipe(**changes):

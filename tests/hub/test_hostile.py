@@ -28,8 +28,8 @@ from sailvit_hf import SAILViTForConditionalGeneration, SAILViTModel, SAILViTPro
 from sailvit_hf.errors import SailvitError
 from sailvit_hf.hub import convert_checkpoint
 from sailvit_hf.refinement.lineage import Lineage
-from sailvit_hf.refinement.recipe import load_recipe
-from sailvit_hf.refinement.resuming import check_origin
+from sailvit_hf.refinement.recipes.recipe import load_recipe
+from sailvit_hf.refinement.saving.resuming import check_origin
 
 from . import tiny
 

@@ -19,7 +19,7 @@ from sailvit_hf.hub.publish import publish_checkpoint
 from sailvit_hf.refinement import RefinementArguments, WorldKnowledgeTrainer
 from sailvit_hf.refinement.lineage import Lineage
 from sailvit_hf.refinement.pipeline import run_recipe
-from sailvit_hf.refinement.recipe import parse_recipe
+from sailvit_hf.refinement.recipes.recipe import parse_recipe
 
 from .conftest import TOKENS
 from .server import Faults, HubServer, client_environment

@@ -37,7 +37,7 @@ from sailvit_hf.refinement.assembly import build_start, load_vlm, save_backbone,
 from sailvit_hf.refinement.foundations import FoundationSettings, make_foundations
 from sailvit_hf.refinement.lineage import weight_digests
 from sailvit_hf.refinement.pipeline import demo_world
-from sailvit_hf.refinement.recipe import parse_recipe
+from sailvit_hf.refinement.recipes.recipe import parse_recipe
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
 SQUARE = {"height": 60, "width": 60}

@@ -1,6 +1,8 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
 """A processor for a tower and a language model: special tokens, embeddings, prompt format, and generation with it."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,8 @@ from sailvit_hf import (
     SAILViTProcessor,
 )
 from sailvit_hf.errors import SailvitError
-from sailvit_hf.refinement.assembly import make_processor
+from sailvit_hf.refinement.assembly import load_vision_tower, make_processor, picture_processor
+from sailvit_hf.refinement.recipes.recipe import PicturesPlan
 
 from ..processing import chat_tokenizers as tokenizers
 
@@ -148,3 +151,34 @@ def test_the_processor_of_a_saved_model_is_the_same(tmp_path) -> None:
         assert torch.equal(first[key], second[key])
     with torch.no_grad():
         assert torch.equal(model(**first).loss, loaded(**second).loss)
+
+
+def test_apples_own_checkpoint_is_read_as_it_is_published(tmp_path) -> None:
+    """Its names are SAILViT's, its configuration says `aimv2`, which transformers would read as another model."""
+    torch.manual_seed(3)
+    # 128 channels to a head, as in all of the family.
+    sizes = {"hidden_size": 128, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 1}
+    config = SAILViTConfig(image_size=28, patch_size=14, **sizes)
+    model = SAILViTModel(config).eval()
+    model.save_pretrained(tmp_path)
+    for file in tmp_path.iterdir():
+        if file.name != "model.safetensors":
+            file.unlink()
+    remote = {"AutoModel": "modeling_aimv2.AIMv2Model"}
+    apple = {"architectures": ["AIMv2Model"], "model_type": "aimv2", "auto_map": remote}
+    apple |= {**sizes, "image_size": 28, "patch_size": 14, "num_channels": 3, "rms_norm_eps": 1e-5, "qkv_bias": False}
+    (tmp_path / "config.json").write_text(json.dumps(apple))
+    tower, image_processor = load_vision_tower(str(tmp_path))
+    pixels = torch.randn(2, 3, 28, 28)
+    with torch.no_grad():
+        assert torch.equal(tower.eval()(pixels).last_hidden_state, model(pixels).last_hidden_state)
+    assert image_processor.image_mean[0] == pytest.approx(0.48145466), "Apple's statistics, unless a recipe says other"
+
+
+def test_pictures_as_a_recipe_says() -> None:
+    made = picture_processor(PicturesPlan(max_tiles=4), TOWER)
+    assert (made.size["height"], made.size["width"], made.max_tiles) == (16, 16, 4)
+    assert made.image_mean == pytest.approx([0.485, 0.456, 0.406]) and not made.do_center_crop
+    assert made.get_number_of_tiles(32, 32) == 5  # a grid of 2 x 2 and the thumbnail
+    clip = picture_processor(PicturesPlan(statistics="clip"), TOWER)
+    assert clip.image_std == pytest.approx([0.26862954, 0.26130258, 0.27577711]) and clip.max_tiles == 1

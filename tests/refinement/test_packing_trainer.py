@@ -148,6 +148,23 @@ def test_an_epoch_takes_every_sample_once(tmp_path):
     assert trainer.state.epoch == 1.0
 
 
+def test_a_run_whose_steps_are_bounded_ends_with_its_samples(tmp_path, monkeypatch):
+    """And a resumed one does not count anew: the checkpoint knows."""
+    monkeypatch.setattr("sailvit_hf.data.packing.plan._PLANNED_WHOLE", 1)
+    options = {"max_steps": -1, "num_train_epochs": 1, "save_strategy": "steps", "save_steps": 2}
+    samples = ragged_samples(90)
+    whole = packed_trainer(tmp_path, samples, **options)
+    whole.train()
+    last, foreseen = whole.state.global_step, whole._packs.steps
+    assert last == whole.state.max_steps < foreseen
+    assert whole.current_lineage().stages[-1].samples_seen == 90 and (tmp_path / f"checkpoint-{last}").is_dir()
+    monkeypatch.setattr("sailvit_hf.refinement.packing.planned_steps", None)
+    resumed = packed_trainer(tmp_path, samples, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert (resumed._packs.steps, resumed.state.global_step) == (foreseen, last)
+    assert losses(resumed) == losses(whole)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_run_goes_on_exactly(workers, tmp_path):
     options = {"gradient_accumulation_steps": 2, "dataloader_num_workers": workers}

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from sailvit_hf.errors import SailvitError
 from sailvit_hf.refinement.lineage import Lineage
 from sailvit_hf.refinement.pipeline import run_recipe
-from sailvit_hf.refinement.recipe import parse_recipe
-from sailvit_hf.refinement.run_folder import last_complete_checkpoint
+from sailvit_hf.refinement.recipes.recipe import parse_recipe
+from sailvit_hf.refinement.saving.checkpoints import last_complete_checkpoint
 from sailvit_hf.refinement.stages import MODULES, module_of
 
 STATES = ["start", "coarse", "fine", "world"]
@@ -25,7 +25,7 @@ KILLED = """
 import os, signal, sys
 from transformers import TrainerCallback
 from sailvit_hf.refinement import pipeline
-from sailvit_hf.refinement.recipe import load_recipe
+from sailvit_hf.refinement.recipes.recipe import load_recipe
 
 class Kill(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):

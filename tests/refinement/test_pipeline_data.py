@@ -12,7 +12,7 @@ from sailvit_hf.data.mixture import Mixture, StreamMixture
 from sailvit_hf.errors import SailvitError
 from sailvit_hf.refinement.lineage import Lineage
 from sailvit_hf.refinement.pipeline import Run, run_recipe
-from sailvit_hf.refinement.recipe import parse_recipe
+from sailvit_hf.refinement.recipes.recipe import parse_recipe
 
 
 def row(answer, **more):

@@ -8,7 +8,7 @@ import pytest
 
 from sailvit_hf.errors import SailvitError
 from sailvit_hf.refinement.assembly import load_language_model
-from sailvit_hf.refinement.recipe import parse_recipe
+from sailvit_hf.refinement.recipes.recipe import parse_recipe
 
 from .tiny import tiny_trainer
 

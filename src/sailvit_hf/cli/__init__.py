@@ -8,17 +8,18 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..errors import SailvitError
+from ..errors import RESUME_STATUS, Preempted, SailvitError, Unpublished
 
 # Each command is a module of this package with `add_arguments(parser)` and `run(options) -> int`.
 COMMANDS = {
     "refine": "refine a vision backbone as a recipe says: stages, evaluation, report",
+    "plan": "say what a recipe will cost: parameters, memory of a GPU, FLOPs, time, which layout fits",
     "foundations": "make (or find) the demo's pre-trained parts that a recipe needs, and print their folders",
     "convert": "convert a checkpoint of the family: SAILViT, AIMv2 (Apple, transformers, timm), SAIL-VL2",
     "push": "publish a checkpoint on the Hugging Face Hub, after checking that it loads anywhere",
     "export": "write an encoder as an ONNX graph, and as an int8 one for CPUs",
     "info": "show what a checkpoint is and where it comes from, as a tree",
-    "data": "check a data set before training: sizes, lengths, broken samples, duplicates, a page to look at",
+    "data": "look at data before training: what is in it and what is broken (check); sizes for packing (sizes)",
     "evidence": "compare gradual refinement with direct co-training over several seeds",
 }
 
@@ -53,21 +54,24 @@ def set_up_logging() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 checked and found wanting, 2 a mistake in what was
-    given, 130 interrupted."""
+    given, 75 (`RESUME_STATUS`) to be resumed, 130 interrupted."""
     options = build_parser().parse_args(argv)
     module = importlib.import_module(f".{options.command}", __name__)
     try:
         set_up_logging()
         return module.run(options)
+    except (Preempted, Unpublished) as stop:
+        print(f"to be resumed: {' '.join(str(stop).split())}", file=sys.stderr)
+        return RESUME_STATUS
     except SailvitError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         after = {
+            "refine": "the same command with --resume goes on from here",
             "convert": "nothing was written",
             "data": "nothing was written",
             "push": "the same command finds out whether it was pushed",
         }
-        goes_on = "the same command with --resume goes on from here"
-        print(f"\ninterrupted; {after.get(options.command, goes_on)}", file=sys.stderr)
+        print(f"\ninterrupted; {after.get(options.command, 'run the same command again')}", file=sys.stderr)
         return 130

@@ -6,13 +6,18 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..refinement.recipe import Recipe
+    from ..refinement.recipes.recipe import Recipe
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """RECIPE and what may be changed in it from the command line."""
     parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, such as recipes/demo.yaml")
     parser.add_argument("--output-dir", metavar="DIR", help="instead of the recipe's output_dir")
+    add_overrides(parser)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """`--set`."""
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -25,7 +30,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_recipe(options: argparse.Namespace, with_output_dir: bool = True) -> "Recipe":
     """The recipe with the command line's changes in it."""
-    from ..refinement.recipe import load_recipe
+    from ..refinement.recipes.recipe import load_recipe
 
     overrides = list(options.overrides)
     if with_output_dir and options.output_dir is not None:

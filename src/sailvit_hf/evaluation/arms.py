@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import SailvitError
-from ..refinement.recipe import Recipe, parse_recipe
+from ..refinement.recipes.recipe import Recipe, parse_recipe
 
 GRADUAL_STAGES = ("coarse", "fine", "world")
 DEFAULT_BATCH_SIZE = 8  # of transformers' TrainingArguments

@@ -22,7 +22,7 @@ from typing import Any
 from transformers.utils import logging
 
 from ..errors import SailvitError
-from ..refinement.recipe import Recipe, parse_recipe
+from ..refinement.recipes.recipe import Recipe, parse_recipe
 from ..refinement.run_folder import write_json
 from .arms import ARM_TITLES, ARMS, JUDGED, JUDGES, PAIRS, TUNED, arm_recipe
 from .comparison import compare_arms

@@ -16,6 +16,8 @@ STATE_TITLES = {
     "fine": "after II",
     "world": "after III",
     "direct": "after direct",
+    "basic": "after basic",
+    "multitask": "after multi-task",
 }
 STAGE_NUMERALS = {"coarse": "I", "fine": "II", "world": "III"}
 

@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 
-from ..errors import SailvitError
+from ..errors import NotAnswered, SailvitError
 
 T = TypeVar("T")
 
@@ -136,7 +136,7 @@ class Remote:
             return self._again(lambda: self.api.whoami())["name"]
         except (HfHubHTTPError, _HTTP_ERROR, OSError) as error:  # OSError: no token on this machine
             if is_passing(error):
-                raise SailvitError(f"the Hub did not answer ({describe(error)}): push again later") from error
+                raise NotAnswered(f"the Hub did not answer ({describe(error)}): push again later") from error
             raise SailvitError(STRANGER) from error
 
     def info(self, revision: str | None = None) -> Any:
@@ -171,8 +171,10 @@ class Remote:
         except (HfHubHTTPError, _HTTP_ERROR, OSError, ValueError) as error:
             if isinstance(error, SailvitError):
                 raise
-            kind = "the Hub did not answer" if is_passing(error) else "the Hub refused"
-            why = f"{kind} ({describe(error)})"
+            if is_passing(error):
+                why = f"the Hub did not answer ({describe(error)})"
+                raise NotAnswered(f"{self.repo} was not changed: {why}; see `hf auth whoami`") from error
+            why = f"the Hub refused ({describe(error)})"
             raise SailvitError(f"{self.repo} was not changed: {why}; see `hf auth whoami`") from error
 
     def commit(self, change: Change, revision: str = MAIN, pull_request: bool = False) -> Commit:
@@ -212,9 +214,10 @@ class Remote:
                 raise SailvitError(f"{self.repo} was not changed: {why}") from problem
             doubt = "whether it was changed is not known; push again later, no second commit is made of the same files"
             known = doubt if sent else "it was not changed; push again later"
-            raise SailvitError(f"{self.repo}: the Hub went on failing ({describe(problem)}): {known}") from problem
+            raise NotAnswered(f"{self.repo}: the Hub went on failing ({describe(problem)}): {known}") from problem
         left = ", it is new and holds no file of this push" if self.made_repo else ""
-        raise SailvitError(f"{self.repo} was not changed{left}: {_reason(error)}") from error
+        kind = NotAnswered if error is not None and is_passing(error) else SailvitError
+        raise kind(f"{self.repo} was not changed{left}: {_reason(error)}") from error
 
     def _make_branch(self, revision: str) -> bool:
         made = revision != MAIN and self.info(revision) is None

@@ -9,7 +9,8 @@ from transformers.trainer_utils import HubStrategy
 
 from ..data.loss_weighting import check_weighting
 from ..errors import SailvitError
-from .contrastive import check_contrast
+from .engine.contrastive import check_contrast
+from .recipes.batches import accumulation_steps
 from .stages import MODULES, RefinementStage
 
 
@@ -39,6 +40,8 @@ class RefinementArguments(TrainingArguments):
             largest pictures is lowered first.
         match_image_extension (`bool`, defaults to `True`): refuse a picture whose name has the extension of another
             format than its content, as a sign that files were mixed up.
+        stream_lanes (`int`, *optional*): how many parts a stream is read in, side by side. Its order hangs on this and
+            the seed; defaults to the processes times their workers at the first start, and stays as it was then.
 
     Parameters that control what trains:
         freeze_vision_layers (`int`, defaults to 0): how many groups of the vision tower stay frozen, counted from
@@ -60,6 +63,10 @@ class RefinementArguments(TrainingArguments):
             own, so that a fresh connector's large gradients do not slow the other modules down.
         vision_tower_ema (`float`, *optional*): keep a moving average of the vision tower with this decay per step,
             such as 0.999; every checkpoint has it as a model of its own in `vision_tower_ema`.
+
+    Parameters that control what is survived (see docs/faults.md):
+        nonfinite_limit (`int`, defaults to 3): how many of any 100 optimiser steps are left out because their loss or
+            gradients are no numbers; one more, and the run stops with the batch saved.
 
     Parameters that control what is computed, and how (see docs/engine.md):
         chunked_loss (`bool`, defaults to `True`): make the loss of the learnt positions in chunks, without logits.
@@ -89,8 +96,8 @@ class RefinementArguments(TrainingArguments):
     Defaults that differ from `TrainingArguments` (all ours; the report publishes none of them): one epoch (table 3
     publishes one for two of the stages), AdamW with betas 0.9, 0.95 and weight decay 0.05, cosine schedule with 3 %
     warm-up, a log entry every 10 steps, no reporting integration, all columns kept, pushes
-        (if asked for) to a private repository at the end of a stage only, and no per-step check for NaN (the
-    trainer stops with an error at the next log entry instead of hiding it).
+    (if asked for) to a private repository at the end of a stage only, and no loss that is not finite hidden in
+    a mean.
     """
 
     # Learning rates
@@ -144,6 +151,11 @@ class RefinementArguments(TrainingArguments):
         default=True, metadata={"help": "Refuse pictures whose name has the extension of another format."}
     )
 
+    stream_lanes: int | None = field(
+        default=None,
+        metadata={"help": "Parts that a stream is read in. Defaults to processes times workers at the first start."},
+    )
+
     # What trains
     freeze_vision_layers: int = field(
         default=0, metadata={"help": "Groups of the vision tower that stay frozen: embeddings, first layer, ..."}
@@ -175,6 +187,11 @@ class RefinementArguments(TrainingArguments):
 
     vision_tower_ema: float | None = field(
         default=None, metadata={"help": "Decay of a moving average of the vision tower, such as 0.999."}
+    )
+
+    # What is survived
+    nonfinite_limit: int = field(
+        default=3, metadata={"help": "Steps of any 100 whose loss is no number and that are left out before a stop."}
     )
 
     # A contrast of pictures and texts
@@ -258,6 +275,12 @@ class RefinementArguments(TrainingArguments):
             raise SailvitError(f"overlong_samples is {self.overlong_samples!r}: choose raise or drop")
         if self.max_image_tokens is not None and self.max_image_tokens < 1:
             raise SailvitError(f"max_image_tokens is {self.max_image_tokens}: give 1 or more, or leave it out")
+        if self.stream_lanes is not None and self.stream_lanes < 1:
+            raise SailvitError(f"stream_lanes is {self.stream_lanes}: give 1 or more, or leave it out")
+        if self.nonfinite_limit < 0:
+            raise SailvitError(f"nonfinite_limit is {self.nonfinite_limit}: give 0 (stop at once) or more")
+        if self.enable_jit_checkpoint:
+            raise SailvitError("enable_jit_checkpoint is not needed: SIGTERM saves and stops without it; remove it")
         if self.feature_drift_every < 0:
             raise SailvitError(f"feature_drift_every is {self.feature_drift_every}: give 0 (never) or more")
         if self.peak_tflops is not None and not self.peak_tflops > 0:
@@ -266,17 +289,9 @@ class RefinementArguments(TrainingArguments):
         if self.packing and self.max_length is None:
             raise SailvitError("packing needs the length of a pack: set max_length, such as 8192")
         if self.global_batch_size is not None:
-            self._derive_accumulation(self.global_batch_size)
-
-    def _derive_accumulation(self, global_batch_size: int) -> None:
-        processes = self.world_size
-        micro_batch = self.train_batch_size * processes
-        if global_batch_size < 1 or global_batch_size % micro_batch:
-            raise SailvitError(
-                f"global_batch_size {global_batch_size} is not a multiple of {micro_batch} ({processes} processes of "
-                f"{self.train_batch_size} samples): change per_device_train_batch_size"
+            self.gradient_accumulation_steps = accumulation_steps(
+                self.global_batch_size, self.world_size, self.train_batch_size
             )
-        self.gradient_accumulation_steps = global_batch_size // micro_batch
 
     def module_learning_rates(self, stage: RefinementStage) -> dict[str, float]:
         """Peak learning rate of every module that the stage trains, in the order of `MODULES`."""

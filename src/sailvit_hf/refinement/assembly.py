@@ -5,11 +5,19 @@ import copy
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig, set_seed
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+)
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # as there, it asks for no torchvision
+from transformers.utils import is_bitsandbytes_available
 
 from ..errors import SailvitError
 from ..modeling.modeling_sailvit_vlm import SAILViTForConditionalGeneration
@@ -18,7 +26,7 @@ from ..processing.image_processing_pil_sailvit import SAILViTImageProcessorPil
 from ..processing.processing_sailvit import SAILViTProcessor
 from .lineage import FILE_NAME, Lineage, model_card
 from .parents import describe_parent, find_lineage
-from .recipe import Recipe
+from .recipes.recipe import PicturesPlan, Recipe
 from .run_folder import write_text
 
 T = TypeVar("T")
@@ -28,25 +36,80 @@ def _load(key: str, source: str, load: Callable[[], T]) -> T:
     """Call a `from_pretrained`; what it says about a missing or foreign folder becomes one sentence."""
     try:
         return load()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         if "use_safetensors" in reason or "no file named model.safetensors" in reason:
             reason = "it has no weights as safetensors, and pickles are not read, since they can run code; convert it"
         raise SailvitError(f"{key}: {source} cannot be loaded: {reason}") from error
 
 
-def load_vlm(folder: str | Path, revision: str | None = None, key: str = "model") -> Any:
-    """A vision-language model in fp32, in evaluation mode as `from_pretrained` leaves it."""
-    return _load(
-        key,
-        str(folder),
-        lambda: SAILViTForConditionalGeneration.from_pretrained(folder, revision=revision, dtype=torch.float32),
+def load_vlm(
+    folder: str | Path, revision: str | None = None, key: str = "model", attention: str | None = None
+) -> Any:
+    """A vision-language model in fp32, in evaluation mode as `from_pretrained` leaves it.
+
+    `attention` is transformers' `attn_implementation`, the default one if None.
+    """
+    options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
+    options |= {"revision": revision, "dtype": torch.float32}
+    return _load(key, str(folder), lambda: SAILViTForConditionalGeneration.from_pretrained(folder, **options))
+
+
+def load_vlm_in_4bit(folder: str | Path, args: Any, attention: str | None = None) -> Any:
+    """A vision-language model whose language model's linear layers are kept in four bits, the rest in fp32.
+
+    NF4 with doubly quantised constants, as in QLoRA (arXiv 2305.14314); the head and the embeddings stay as they are.
+
+    Args:
+        folder: a whole checkpoint.
+        args: the stage's arguments, which say the device, and whether products are bf16.
+        attention: as of `load_vlm`.
+
+    Raises:
+        SailvitError: bitsandbytes is not installed, or the checkpoint cannot be loaded.
+    """
+    if not is_bitsandbytes_available():
+        raise SailvitError("load_in_4bit needs the package bitsandbytes: pip install bitsandbytes, or remove it")
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if args.bf16 else torch.float32,
+        llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
     )
+    options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
+    options |= {"quantization_config": settings, "device_map": {"": args.device}, "dtype": torch.float32}
+    return _load("model", str(folder), lambda: SAILViTForConditionalGeneration.from_pretrained(folder, **options))
 
 
 def load_processor(folder: str | Path, revision: str | None = None, key: str = "model") -> Any:
     """The processor saved beside a vision-language model."""
     return _load(key, str(folder), lambda: SAILViTProcessor.from_pretrained(folder, revision=revision))
+
+
+def load_vision_tower(source: str, revision: str | None = None) -> tuple[Any, Any]:
+    """A vision model in fp32 and its image processor; Apple's AIMv2, whose names transformers does not know, too."""
+    values, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
+    if values.get("model_type") == "aimv2" and "vision_config" not in values:
+        from ..hub.convert import convert_checkpoint
+
+        with TemporaryDirectory() as folder:
+            converted = str(convert_checkpoint(source, f"{folder}/tower", revision=revision).folder)
+            return load_vision_tower(converted)
+    model = AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32, use_safetensors=True)
+    return model, AutoImageProcessor.from_pretrained(source, revision=revision)
+
+
+def picture_processor(plan: PicturesPlan, vision_config: Any) -> SAILViTImageProcessorPil:
+    """SAILViT's image processor with the tower's size and a recipe's settings."""
+    height, width = native_size(vision_config)
+    clip = plan.statistics == "clip"
+    return SAILViTImageProcessorPil(
+        size={"height": height, "width": width},
+        image_mean=OPENAI_CLIP_MEAN if clip else IMAGENET_DEFAULT_MEAN,
+        image_std=OPENAI_CLIP_STD if clip else IMAGENET_DEFAULT_STD,
+        max_tiles=plan.max_tiles,
+    )
 
 
 def causal_language_model(model: Any) -> Any:
@@ -142,16 +205,11 @@ def build_start(recipe: Recipe, foundations: Any | None) -> tuple[Any, Any, Line
     tower_source = _part(start.vision_tower, foundations, "vision_tower")
     language_source = _part(start.language_model, foundations, "language_model")
     tower, image_processor = _load(
-        "start.vision_tower",
-        tower_source,
-        lambda: (
-            AutoModel.from_pretrained(
-                tower_source, revision=start.vision_tower_revision, dtype=torch.float32, use_safetensors=True
-            ),
-            AutoImageProcessor.from_pretrained(tower_source, revision=start.vision_tower_revision),
-        ),
+        "start.vision_tower", tower_source, lambda: load_vision_tower(tower_source, start.vision_tower_revision)
     )
     tower = vision_half(tower)
+    if start.pictures is not None:
+        image_processor = picture_processor(start.pictures, tower.config)
     try:
         tower_facts(tower)
     except ValueError as error:

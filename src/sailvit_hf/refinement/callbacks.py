@@ -1,18 +1,16 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What the trainer does beside the maths: the module table, the progress line, clipping per module, a stop at NaN.
+"""What the trainer does beside the maths: the module table, the progress line, clipping per module.
 
 The training history needs no callback: it is `state.log_history`, which the Trainer stores in every checkpoint and
 restores on resume.
 """
 
-import math
 import time
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..errors import SailvitError
 from .monitoring import speed_line
 from .stages import MODULES, RefinementStage, module_of
 
@@ -227,25 +225,3 @@ class ModuleClipping(TrainerCallback):
     ) -> None:
         for module, parameters in self._members.items():
             self.norms[module] = torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
-
-
-class StopAtNonFiniteLoss(TrainerCallback):
-    """Stop a training whose loss is no longer a number, instead of saving what is left of the model."""
-
-    def __init__(self, stage: RefinementStage) -> None:
-        self.stage = stage
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        loss = (logs or {}).get("loss", 0.0)
-        if not math.isfinite(loss):
-            raise SailvitError(
-                f"the loss of stage {self.stage.key!r} is {loss} at step {state.global_step}: lower the learning "
-                "rate, lengthen the warm-up or look at the samples; the last checkpoint is intact"
-            )

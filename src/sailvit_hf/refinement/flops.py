@@ -92,7 +92,8 @@ def _factors(part: nn.Module, experts: float) -> list[tuple[nn.Parameter, float]
     found = []
     for module in part.modules():
         if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv1D)):
-            found.append((module.weight, 1.0))
+            packed = getattr(module.weight, "quant_state", None)  # two weights of four bits in a byte
+            found.append((module.weight, 1.0 if packed is None else packed.shape.numel() / module.weight.numel()))
         else:  # experts are kept as one weight of three dimensions
             own = module.parameters(recurse=False)
             found += [(p, experts) for p in own if p.ndim == 3 and experts < 1 and "xpert" in type(module).__name__]

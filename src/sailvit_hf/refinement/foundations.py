@@ -57,6 +57,8 @@ class FoundationSettings:
         language_steps, language_learning_rate: next-token steps of each language model and their peak rate.
         vision_batch_size, language_batch_size: samples per step.
         samples: pictures, or conversations, that are made; further epochs show them again.
+        vision_hidden_size, vision_intermediate_size, vision_layers, vision_heads: the ViT's size, the preset `tiny`'s
+            when None; so are vision_image_size and vision_patch_size, in pixels.
     """
 
     vision_steps: int = 200
@@ -66,6 +68,24 @@ class FoundationSettings:
     language_learning_rate: float = 3e-3
     language_batch_size: int = 64
     samples: int = 25_600
+    vision_hidden_size: int | None = None
+    vision_intermediate_size: int | None = None
+    vision_layers: int | None = None
+    vision_heads: int | None = None
+    vision_image_size: int | None = None
+    vision_patch_size: int | None = None
+
+    def vision_config(self) -> SAILViTConfig:
+        """The configuration of the ViT."""
+        sizes = {
+            "hidden_size": self.vision_hidden_size,
+            "intermediate_size": self.vision_intermediate_size,
+            "num_hidden_layers": self.vision_layers,
+            "num_attention_heads": self.vision_heads,
+            "image_size": self.vision_image_size,
+            "patch_size": self.vision_patch_size,
+        }
+        return SAILViTConfig.preset("tiny", **{name: size for name, size in sizes.items() if size is not None})
 
 
 @dataclass(frozen=True)
@@ -111,9 +131,10 @@ def make_foundations(
             world, folder, seed + 1000, settings, _second_language_config
         ),
     }
+    given = {name: value for name, value in asdict(settings).items() if value is not None}
     folders = {}
     for part, make in makers.items():
-        key = json.dumps([FORMAT, SAMPLES_FORMAT, part, world.seed, list(world.seen), seed, asdict(settings)])
+        key = json.dumps([FORMAT, SAMPLES_FORMAT, part, world.seed, list(world.seen), seed, given])
         folder = root / f"{part}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
         folders[part] = folder
         if part in parts and not folder.is_dir():
@@ -181,7 +202,7 @@ def demo_image_processor(config: SAILViTConfig) -> SAILViTImageProcessorPil:
 
 def _pretrain_vision(world: DemoWorld, folder: Path, seed: int, settings: FoundationSettings) -> None:
     set_seed(seed)
-    config = SAILViTConfig.preset("tiny")
+    config = settings.vision_config()
     processor = demo_image_processor(config)
     model = SAILViTModel(config)
     train_by_contrast(world, model, processor, seed, settings)
@@ -245,6 +266,13 @@ def _shared_language_config(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any
 def _first_language_config(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
     sizes = {"hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 3}
     return LlamaConfig(**_shared_language_config(tokenizer), **sizes)
+
+
+def demo_configs(
+    world: DemoWorld, settings: FoundationSettings | None = None
+) -> tuple[SAILViTConfig, LlamaConfig]:
+    """The configurations of the demo's ViT and of its first language model, without making either."""
+    return (settings or FoundationSettings()).vision_config(), _first_language_config(world.tokenizer())
 
 
 def _second_language_config(tokenizer: PreTrainedTokenizerBase) -> Qwen3Config:

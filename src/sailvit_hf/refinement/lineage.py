@@ -283,11 +283,18 @@ def _table(lineage: Lineage) -> str:
         rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(record.learning_rates.values()))
         loss = "" if record.train_loss is None else f"{record.train_loss:.4f}"
         data = f"{record.data.get('source') or 'not recorded'} ({record.data.get('samples') or 'stream'})"
-        trains = ", ".join(record.trains)
+        trains = ", ".join(name + _adapters_of(record, name) for name in record.trains)
         lines.append(
             f"| {record.stage} | {trains} | {rates} | {data} | {record.steps} | {record.samples_seen} | {loss} |"
         )
     return "\n".join(lines)
+
+
+def _adapters_of(record: StageRecord, module: str) -> str:
+    """What follows the name of a module that trained through adapters: ` (dora, rank 16)`."""
+    adapters = record.arguments.get("adapters")
+    own = adapters.get(module) if isinstance(adapters, Mapping) else None
+    return f" ({own.get('method')}, rank {own.get('rank')})" if isinstance(own, Mapping) else ""
 
 
 def model_card(lineage: Lineage) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import IntervalStrategy, get_last_checkpoint
+from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from ..data.skipped import skipped_samples
@@ -262,11 +262,10 @@ class Monitor(TrainerCallback):
         if self.drift:
             self.drift.save(folder)
 
-    def resume(self, checkpoint: str | os.PathLike | bool, output_dir: str) -> None:
-        """Go on from a checkpoint of the Trainer's, or, if `True`, from the last one in a folder."""
-        folder = get_last_checkpoint(output_dir) if isinstance(checkpoint, bool) else checkpoint
-        if self.drift is not None and folder is not None:
-            self.drift.load(folder)
+    def resume(self, checkpoint: str | os.PathLike) -> None:
+        """Go on from a checkpoint of the Trainer's."""
+        if self.drift is not None:
+            self.drift.load(checkpoint)
 
     # What the Trainer calls
 

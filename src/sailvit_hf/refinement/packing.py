@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
 from ..data.packing.batch import PackCollator, PackedSamples
@@ -93,7 +95,9 @@ def _states(language_model: Any, samples: tuple[torch.Tensor, ...], flatten: boo
     return language_model(**batch).last_hidden_state[0].float()
 
 
-def packed_loader(dataset: Any, args: RefinementArguments, flatten: bool, asked_steps: int) -> DataLoader[Any]:
+def packed_loader(
+    dataset: Any, args: RefinementArguments, flatten: bool, asked_steps: int, checkpoint: str | None = None
+) -> DataLoader[Any]:
     """The loader of one process's packs; its batch sampler is a `PackBatches`.
 
     Args:
@@ -101,6 +105,7 @@ def packed_loader(dataset: Any, args: RefinementArguments, flatten: bool, asked_
         args: the run's arguments.
         flatten: see `PackCollator`.
         asked_steps: optimiser steps; if not positive, as many as `num_train_epochs` takes.
+        checkpoint: which the run goes on from; it knows how many that was.
 
     Raises:
         SailvitError: the number of steps cannot be known, or the arguments contradict each other.
@@ -119,10 +124,12 @@ def packed_loader(dataset: Any, args: RefinementArguments, flatten: bool, asked_
     steps, order, limit = asked_steps, None, None
     if rows.length is not None and rows.keys is not None:
         order = rows.order(args.train_sampling_strategy, args.seed if args.data_seed is None else args.data_seed)
-        measure = RememberedSizes(measure, rows.keys)
+        measure = RememberedSizes(measure, rows.keys, rows.size_tables())
         if steps <= 0:
             limit = round(args.num_train_epochs * rows.length)
-            steps = planned_steps(order, limit, measure, packer, per_step, **options)
+            steps = _steps_before(checkpoint, limit, per_step) or planned_steps(
+                order, limit, measure, packer, per_step, **options
+            )
     elif steps <= 0:
         raise SailvitError(
             "how many steps a stream takes is not known before its samples are packed: set max_steps, or give a data "
@@ -142,6 +149,15 @@ def packed_loader(dataset: Any, args: RefinementArguments, flatten: bool, asked_
         persistent_workers=args.dataloader_persistent_workers,
         prefetch_factor=args.dataloader_prefetch_factor if workers else None,
     )
+
+
+def _steps_before(checkpoint: str | None, reads: int, per_step: int) -> int | None:
+    """The number of steps that a checkpoint's run had foreseen for as many samples."""
+    if checkpoint is None:
+        return None
+    state = json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    saved = state.get("stateful_callbacks", {}).get(PackingState.__name__, {}).get("attributes", {})
+    return saved.get("steps") if saved.get("for") == [reads, per_step] else None
 
 
 class PackingState(TrainerCallback, ExportableState):
@@ -168,6 +184,13 @@ class PackingState(TrainerCallback, ExportableState):
             )
         self._batches.load_state_dict({"step": state.global_step, "plan": json.loads(saved["attributes"]["plan"])})
 
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # The number of steps is a bound if the samples are many: the step that takes the last of them is the last.
+        if self._batches is not None and state.global_step + 1 == self._batches.last:
+            state.max_steps = self._batches.last
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -178,5 +201,9 @@ class PackingState(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """What the Trainer writes: JSON in a line, for lists of numbers would take a line a number."""
-        plan = None if self._batches is None else json.dumps(self._batches.state_after(self._step)["plan"])
-        return {"args": {}, "attributes": {"plan": plan}}
+        batches = self._batches
+        if batches is None:
+            return {"args": {}, "attributes": {"plan": None}}
+        plan = json.dumps(batches.state_after(self._step)["plan"])
+        foreseen = [getattr(batches.plan.stream, "limit", None), batches.plan.packs_per_step]
+        return {"args": {}, "attributes": {"plan": plan, "steps": batches.steps, "for": foreseen}}

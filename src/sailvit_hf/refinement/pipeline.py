@@ -16,8 +16,9 @@ import numpy as np
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.utils import logging
 
-from ..errors import SailvitError
+from ..errors import SailvitError, Unpublished
 from ..modeling.vision_towers import native_size
+from .adapters.injection import adapted_stage, adapter_targets, lora_config, refuse_conflicts
 from .arguments import RefinementArguments
 from .assembly import (
     build_start,
@@ -25,15 +26,20 @@ from .assembly import (
     load_language_model,
     load_processor,
     load_vlm,
+    load_vlm_in_4bit,
     make_processor,
     on_device,
     save_backbone,
     save_checkpoint,
 )
+from .launching import forget_layout, run_alone
 from .lineage import Lineage, parent_name
-from .recipe import Recipe, Source
-from .run_folder import RunFolder, is_main_process, last_complete_checkpoint, wait_for_everyone, write_json
+from .recipes.recipe import Recipe, Source
+from .run_folder import RECIPE_FILE, RunFolder, is_main_process, wait_for_everyone, write_json
 from .samples import join_sources, open_source, source_name
+from .saving.checkpoints import last_complete_checkpoint, settle_drafts
+from .saving.interruption import Watch, watched
+from .saving.safe_trainer import account
 from .stages import STAGES, RefinementStage, get_stage
 from .trainer import RefinementTrainer
 
@@ -71,15 +77,8 @@ def accelerator_available() -> bool:
     return torch.accelerator.is_available()
 
 
-def forget_precision() -> None:
-    """Let the next Trainer of this process choose its mixed precision; accelerate keeps the first one's otherwise."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=False)
-
-
-def demo_world() -> Any:
-    """The demo world of all recipes.
+def demo_world(sentences: bool = False) -> Any:
+    """The demo world of all recipes, told in words or in sentences.
 
     Raises:
         SailvitError: its packages are not installed.
@@ -88,7 +87,7 @@ def demo_world() -> Any:
         from ..data.demo_world import DemoWorld
     except ImportError as error:
         raise SailvitError(f"The demo world needs a package ({error}): pip install 'sailvit_hf[demo]'.") from error
-    return DemoWorld(seed=0)
+    return DemoWorld(seed=0, sentences=sentences)
 
 
 def recipe_foundations(recipe: Recipe, world: Any) -> Any:
@@ -130,24 +129,45 @@ def run_recipe(recipe: Recipe, resume: bool = False) -> RunResult:
 
 
 class Run:
-    """One run of a recipe; `go` does all its steps in order."""
+    """One run of a recipe; `go` does all its steps in order. With `claim=False` only its arguments are checked."""
 
-    def __init__(self, recipe: Recipe, resume: bool = False) -> None:
+    def __init__(self, recipe: Recipe, resume: bool = False, claim: bool = True) -> None:
         self.recipe = recipe
-        self.stages = [get_stage(key) for key in recipe.stages]
+        self.stages = [adapted_stage(get_stage(key), plan.adapters.given()) for key, plan in recipe.stages.items()]
         self.arguments = {key: self._arguments(key) for key in recipe.stages}
+        if not claim:
+            return
         # Reading the data before claiming the folder: a mistake in it leaves nothing behind.
-        self.training_data = {key: self._samples(plan.data, key) for key, plan in recipe.stages.items()}
+        self.training_data = {
+            key: self._samples(plan.data, key, samples=plan.samples) for key, plan in recipe.stages.items()
+        }
         self.swap_samples  # noqa: B018
         self.evaluation  # noqa: B018
         self.folder = RunFolder.open(recipe, resume)
 
     def go(self) -> RunResult:
-        """All steps, each done at most once over all sessions of the run."""
+        """All steps, each done at most once over all sessions of the run.
+
+        Raises:
+            Preempted: SIGTERM or SIGUSR1 came; what is done is saved.
+            Unpublished: all is done, but for pushes to a Hub that did not answer.
+        """
+        with watched() as watch:
+            return self._go(watch)
+
+    def _go(self, watch: Watch) -> RunResult:
         folder = self.folder
         steps = self._steps()
         folder.total = len(steps)
-        results = {step: folder.once(step, *rest) for step, *rest in steps}
+        results: dict[str, Any] = {}
+        unpublished: list[tuple] = []
+        for step, *rest in steps:
+            watch.check()
+            if step.startswith("publish-"):
+                unpublished = self._push_all([*unpublished, (step, *rest)])
+            else:
+                results[step] = folder.once(step, *rest)
+        unpublished = self._push_all(unpublished)
         metrics = self._metrics(results)
         report = folder / "report.html" if self.recipe.report else None
         if is_main_process():
@@ -159,18 +179,26 @@ class Run:
 
                 report = Path(write_report(folder.path))
         wait_for_everyone()
+        if unpublished:
+            names = ", ".join(step.removeprefix("publish-") for step, *_ in unpublished)
+            raise Unpublished(f"{folder.path} is done, but not pushed, for the Hub did not answer: {names}; resume it")
         return RunResult(folder.path, metrics, folder / BACKBONE, report)
+
+    def _push_all(self, steps: list[tuple]) -> list[tuple]:
+        """Push what is to be pushed, and return the steps for which the Hub did not answer."""
+        once = partial(self.folder.once, may_wait=True)
+        return [step for step in steps if once(*step) is None]
 
     def _steps(self) -> list[tuple]:
         """(name, title, function, whether all processes take part) of every step, in order."""
         steps: list[tuple] = []
         if self.recipe.demo_parts():
-            steps.append(("foundations", "Foundations of the demo", self._make_foundations, True))
+            steps.append(("foundations", "Foundations of the demo", self._make_foundations))
         steps.append((START, "Start: the parts and a fresh connector", self._start))
         states = [START, *self.recipe.stages]
         for previous, state in zip([None, *states[:-1]], states, strict=True):
             if previous is not None:
-                stage = get_stage(state)
+                stage = self._stage(state)
                 steps.append((state, f"Stage {state}: {stage.title}", partial(self._train, stage, previous), True))
             if self.recipe.evaluation is not None:
                 steps.append((f"evaluate-{state}", f"Evaluation after {state}", partial(self._evaluate, state)))
@@ -189,9 +217,11 @@ class Run:
     @cached_property
     def world(self) -> Any:
         """The demo world."""
-        return demo_world()
+        return demo_world(self.recipe.demo_sentences)
 
-    def _samples(self, sources: Sequence[Source], stage: str, seed_offset: int = 0) -> Any:
+    def _samples(
+        self, sources: Sequence[Source], stage: str, seed_offset: int = 0, samples: int | None = None
+    ) -> Any:
         """The samples of one or more sources, one after the other, or mixed if they say how much of each."""
         seed = self.recipe.seed + seed_offset
         match_extension = self.arguments[stage].match_image_extension if stage in self.arguments else True
@@ -201,7 +231,7 @@ class Run:
                 parts.append(self.world.dataset(source.demo.stage or stage, "train", source.demo.samples, seed))
             else:
                 parts.append(open_source(source, seed, match_extension))
-        return join_sources(sources, parts, seed)
+        return join_sources(sources, parts, seed, samples)
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:
@@ -240,6 +270,7 @@ class Run:
         return recipe_foundations(self.recipe, self.world)
 
     def _make_foundations(self) -> dict[str, str]:
+        run_alone(["foundations", str(self.folder / RECIPE_FILE)])  # the parts are too small to be divided
         return {name: str(getattr(self.foundations, name)) for name in self.recipe.demo_parts()}
 
     def _start(self) -> None:
@@ -247,6 +278,8 @@ class Run:
         model, processor, lineage = build_start(self.recipe, foundations)
         for stage in self.stages:  # what the tower's depth contradicts shows now, not when the stage begins
             stage.apply(model, self.arguments[stage.key].freeze_vision_layers)
+            for module, adapters in self.recipe.stages[stage.key].adapters.given().items():
+                adapter_targets(model, module, adapters.targets)
         save_checkpoint(self.folder / START, model, processor, lineage)
 
     def _arguments(self, key: str) -> RefinementArguments:
@@ -254,7 +287,8 @@ class Run:
         values = {**DEFAULT_ARGUMENTS, "use_cpu": not accelerator_available(), **self.recipe.stages[key].arguments}
         try:
             arguments = RefinementArguments(output_dir=str(folder), seed=self.recipe.seed, **values)
-            arguments.module_learning_rates(get_stage(key))
+            arguments.module_learning_rates(self._stage(key))
+            refuse_conflicts(arguments, self.recipe.stages[key].adapters.given())
             if arguments.push_to_hub and arguments.hub_model_id is None:
                 raise SailvitError("push_to_hub needs the repository: set hub_model_id to owner/name")
         except (ValueError, TypeError, ImportError) as error:
@@ -271,17 +305,21 @@ class Run:
     def _train(self, stage: RefinementStage, previous: str) -> dict[str, Any]:
         """Train one stage from the checkpoint before it, or go on from the stage's own last checkpoint."""
         folder, origin = self.folder / stage.key, self.folder / previous
-        checkpoint = last_complete_checkpoint(folder / CHECKPOINTS)
+        if is_main_process():
+            settle_drafts(folder / CHECKPOINTS)
         wait_for_everyone()
-        forget_precision()
+        checkpoint = last_complete_checkpoint(folder / CHECKPOINTS)
+        forget_layout()
+        adapters = self.recipe.stages[stage.key].adapters.given()
         trainer = trainer_class(stage)(
-            model=load_vlm(origin),
+            model=self._model(origin, stage.key),
             args=self.arguments[stage.key],
             train_dataset=self.training_data[stage.key],
             processing_class=load_processor(origin),
             stage=stage,
             lineage=Lineage.load(origin),
             data_source=self._source_name(stage.key),
+            peft_config={module: lora_config(plan) for module, plan in adapters.items()} or None,
         )
         if checkpoint is not None:
             logger.info(f"Going on from {checkpoint}")
@@ -292,6 +330,7 @@ class Run:
             # Sorted: the Trainer's own order differs between entries from before and after a resume.
             write_json(folder / "history.json", [dict(sorted(entry.items())) for entry in trainer.history])
         record = trainer.current_lineage().stages[-1]
+        logger.info(account(record))
         return {
             "title": stage.title,
             "trains": list(stage.trains),
@@ -299,6 +338,13 @@ class Run:
             "steps": record.steps,
             "samples_seen": record.samples_seen,
         }
+
+    def _model(self, origin: Path, key: str) -> Any:
+        """What a stage starts from; with `load_in_4bit` its language model is quantised."""
+        adapters = self.recipe.stages[key].adapters.given()
+        if any(plan.load_in_4bit for plan in adapters.values()):
+            return load_vlm_in_4bit(origin, self.arguments[key], self.recipe.attention)
+        return load_vlm(origin, attention=self.recipe.attention)
 
     def _publish(self, key: str) -> dict[str, str]:
         """Push a stage's checkpoint, as the Trainer would; a push that fails is tried again by `--resume`."""
@@ -341,7 +387,10 @@ class Run:
         return result
 
     def _changed_the_tower(self, state: str) -> bool:
-        return state == START or "vision_tower" in get_stage(state).trains
+        return state == START or "vision_tower" in self._stage(state).trains
+
+    def _stage(self, key: str) -> RefinementStage:
+        return next(stage for stage in self.stages if stage.key == key)
 
     @property
     def _device(self) -> Any:
@@ -377,7 +426,7 @@ class Run:
             language_model, tokenizer = load_language_model(self.foundations.second_language_model)
             image_processor = load_processor(self.folder / START).image_processor
             processor = make_processor(image_processor, tokenizer, language_model, tower.config)
-        forget_precision()
+        forget_layout()
         device = {"use_cpu": not accelerator_available(), "disable_tqdm": False}
         return self.swap(
             tower, language_model, processor, self.evaluation, vision_feature_layer=layer, **device
@@ -401,7 +450,7 @@ class Run:
             learning_rate=plan.learning_rate,
             batch_size=plan.batch_size,
             seed=self.recipe.seed,
-            **arguments,
+            **{"bf16": plan.bf16, **arguments},
         )
 
     # Result

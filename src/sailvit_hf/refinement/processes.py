@@ -10,14 +10,19 @@ teaches nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import count, repeat
 from typing import Any
 
 import torch
-from accelerate.data_loader import BatchSamplerShard
-from torch.utils.data import BatchSampler, Sampler
+from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler, prepare_data_loader
+from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
 from transformers import Trainer
 
 IGNORED = -100
+_KEPT = (
+    "collate_fn", "num_workers", "pin_memory", "worker_init_fn", "multiprocessing_context", "prefetch_factor",
+    "persistent_workers", "in_order", "timeout",
+)  # fmt: skip
 
 
 class EqualShares(Sampler[list[int]]):
@@ -57,6 +62,110 @@ class EqualShares(Sampler[list[int]]):
             least, more = divmod(len(left), self.processes)
             ends = [place * least + min(place, more) for place in range(self.processes + 1)]
             yield from (left[start:end] for start, end in zip(ends, ends[1:], strict=False))
+
+
+class PassBatches(Sampler[list[int]]):
+    """One process's batches of a pass over a data set, as `EqualShares` deals them; it knows its place.
+
+    The order is that of accelerate's sampler. Batches that a resumed run has trained on come empty, and the Trainer
+    skips them: no index is made for them.
+
+    Args:
+        length: samples of a pass.
+        seed: of the order; None keeps it.
+        batch_size, drop_last: as of torch's `BatchSampler`.
+        processes, process: how many take turns, and whose batches these are.
+    """
+
+    def __init__(
+        self, length: int, seed: int | None, batch_size: int, drop_last: bool, processes: int = 1, process: int = 0
+    ) -> None:
+        self.length, self.seed, self.batch_size, self.drop_last = length, seed, batch_size, drop_last
+        self.processes, self.process = processes, process
+        self.epoch, self._passed = 0, (-1, 0)
+
+    @property
+    def sampler(self) -> PassBatches:
+        """Itself: whom the Trainer and accelerate tell the epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the pass of this number."""
+        self.epoch = epoch
+
+    def pass_over(self, epoch: int, batches: int) -> None:
+        """In this pass so many batches are done."""
+        self._passed = epoch, batches
+
+    @property
+    def passed_over(self) -> int:
+        """How many batches come empty in this pass."""
+        return self._passed[1] if self._passed[0] == self.epoch else 0
+
+    def __len__(self) -> int:
+        turns, left = divmod(self.length, self.batch_size * self.processes)
+        return turns + bool(left and not self.drop_last)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        done = self.passed_over
+        yield from repeat([], done)
+        order = None
+        if self.seed is not None:
+            order = torch.randperm(self.length, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+        for turn in range(done, len(self)):
+            start = turn * self.batch_size * self.processes
+            least, more = divmod(min(self.batch_size * self.processes, self.length - start), self.processes)
+            first, end = (start + place * least + min(place, more) for place in (self.process, self.process + 1))
+            yield list(range(first, end)) if order is None else order[first:end].tolist()
+
+
+class StreamTurns(Sampler[list[int]]):
+    """One process's batches of a stream, as numbers of samples: all processes take turns, without end.
+
+    Args:
+        first: samples that were given before, to all processes.
+        batch_size: samples of a batch.
+        processes, process: how many take turns, and whose batches these are.
+    """
+
+    def __init__(self, first: int, batch_size: int, processes: int = 1, process: int = 0) -> None:
+        self.first, self.batch_size, self.processes, self.process = first, batch_size, processes, process
+        self.passed_over = 0
+
+    def pass_over(self, epoch: int, batches: int) -> None:
+        """So many batches come empty before the next one; they are among the samples that were given before."""
+        self.passed_over = batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from repeat([], self.passed_over)
+        for start in count(self.first + self.process * self.batch_size, self.batch_size * self.processes):
+            yield list(range(start, start + self.batch_size))
+
+
+def placed(loader: Any) -> Any:
+    """A data loader of the Trainer's, prepared by accelerate, whose batches know their place and are shared equally.
+
+    One whose sampler is neither random nor sequential is shared equally, if it can be, and else is as it was.
+    """
+    whole = loader.batch_sampler
+    processes = process = 0
+    if isinstance(whole, BatchSamplerShard) and not whole.split_batches:
+        processes, process, whole = whole.num_processes, whole.process_index, whole.batch_sampler
+    sampler: Any = whole.sampler if type(whole) is BatchSampler else None
+    shuffles = isinstance(sampler, SeedableRandomSampler) and not sampler.replacement
+    if not shuffles and type(sampler) is not SequentialSampler or len(sampler) != len(loader.dataset):
+        return share_equally(loader)
+    seed = sampler.initial_seed if shuffles else None
+    mine = PassBatches(len(sampler), seed, whole.batch_size, whole.drop_last, processes or 1, process)
+    kept = {name: getattr(loader, name) for name in _KEPT}
+    return one_process_s(DataLoader(loader.dataset, batch_sampler=mine, **kept), loader.device)
+
+
+def one_process_s(loader: DataLoader[Any], device: Any) -> Any:
+    """A data loader of one process's own batches, prepared by accelerate, which shares out nothing more."""
+    return prepare_data_loader(
+        loader, device=device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
+    )
 
 
 def share_equally(loader: Any) -> Any:

@@ -9,7 +9,6 @@ complete checkpoint). Under several processes the first one writes and all wait 
 import json
 import os
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -18,14 +17,13 @@ from typing import Any
 
 from transformers.utils import logging
 
-from ..errors import SailvitError
-from .recipe import Recipe, describe_difference, load_recipe
+from ..errors import NotAnswered, SailvitError
+from .recipes.recipe import Recipe, describe_difference, load_recipe
 
 logger = logging.get_logger(__name__)
 
 RECIPE_FILE = "recipe.yaml"
 STATE_DIR = "state"
-TRAINER_STATE = "trainer_state.json"  # transformers writes it last into a checkpoint
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -66,21 +64,22 @@ def peak_memory_bytes() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kibibytes
 
 
-def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a stage whose writing was finished; the broken ones are removed."""
-    found = None
-    names = [(path.name.removeprefix("checkpoint-"), path) for path in folder.glob("checkpoint-*")]
-    for step, path in sorted((int(step), path) for step, path in names if step.isdigit()):
-        try:
-            complete = json.loads((path / TRAINER_STATE).read_text(encoding="utf-8"))["global_step"] == step
-        except (OSError, ValueError, KeyError, TypeError):
-            complete = False
-        if complete:
-            found = path
-        else:
-            logger.warning(f"{path} was not written to its end; it is removed.")
-            shutil.rmtree(path, ignore_errors=True)
-    return found
+def check_folder(recipe: Recipe, resume: bool) -> bool:
+    """Whether the recipe's output folder holds a run of it already; see `RunFolder.open` for the errors."""
+    path = Path(recipe.output_dir)
+    if path.exists() and not path.is_dir():
+        raise SailvitError(f"output_dir {path} is a file; choose another output_dir.")
+    copy = path / RECIPE_FILE
+    if copy.exists():
+        difference = describe_difference(recipe, load_recipe(copy))
+        if difference is not None:
+            raise SailvitError(f"{path} holds another recipe's run ({difference}); choose another output_dir.")
+        if not resume:
+            raise SailvitError(f"{path} holds a run already; go on by --resume, or choose another output_dir.")
+        return True
+    if path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir()):
+        raise SailvitError(f"{path} holds files that are not of a run; choose another output_dir.")
+    return False
 
 
 class RunFolder:
@@ -94,7 +93,7 @@ class RunFolder:
     def __init__(self, path: Path, total: int = 0) -> None:
         self.path = path
         self.total = total
-        self.count = 0
+        self._begun: list[str] = []
         self.started = time.time()
 
     @classmethod
@@ -105,18 +104,8 @@ class RunFolder:
             SailvitError: the folder holds another recipe's run, a run while `resume` is false, or other files.
         """
         path = Path(recipe.output_dir)
-        if path.exists() and not path.is_dir():
-            raise SailvitError(f"output_dir {path} is a file; choose another output_dir.")
         copy = path / RECIPE_FILE
-        claimed = copy.exists()
-        if claimed:
-            difference = describe_difference(recipe, load_recipe(copy))
-            if difference is not None:
-                raise SailvitError(f"{path} holds another recipe's run ({difference}); choose another output_dir.")
-            if not resume:
-                raise SailvitError(f"{path} holds a run already; go on by --resume, or choose another output_dir.")
-        elif path.exists() and any(not entry.name.startswith(".") for entry in path.iterdir()):
-            raise SailvitError(f"{path} holds files that are not of a run; choose another output_dir.")
+        claimed = check_folder(recipe, resume)
         wait_for_everyone()  # or a process would take the first one's new folder for an old run
         if not claimed and is_main_process():
             write_text(copy, recipe.to_yaml())
@@ -129,7 +118,9 @@ class RunFolder:
     def _mark(self, step: str) -> Path:
         return self.path / STATE_DIR / f"{step}.json"
 
-    def once(self, step: str, title: str, work: Callable[[], Any], everyone: bool = False) -> Any:
+    def once(
+        self, step: str, title: str, work: Callable[[], Any], everyone: bool = False, may_wait: bool = False
+    ) -> Any:
         """Do a step unless it is done, and return its result.
 
         Args:
@@ -137,19 +128,30 @@ class RunFolder:
             title: what is announced.
             work: does it; the result must be JSON.
             everyone: all processes take part (training), not only the first.
+            may_wait: go on without it if the Hub does not answer; the result is then None, and the step not done.
         """
-        self.count += 1
+        if step not in self._begun:
+            self._begun.append(step)
+        place = f"[{self._begun.index(step) + 1}/{self.total}]"
         mark = self._mark(step)
         if mark.exists():
-            logger.info(f"[{self.count}/{self.total}] {title}: done before")
+            logger.info(f"{place} {title}: done before")
         else:
-            logger.info(f"[{self.count}/{self.total}] {title}")
+            logger.info(f"{place} {title}")
             start = time.monotonic()
             if everyone or is_main_process():
-                result = work()
-                if is_main_process():
+                try:
+                    result = work()
+                except NotAnswered as error:
+                    if not may_wait:
+                        raise
+                    logger.warning(f"{title}: {error}. The run goes on, and tries again later.")
+                    result = NotAnswered
+                if is_main_process() and result is not NotAnswered:
                     write_json(mark, {"seconds": round(time.monotonic() - start, 2), "result": result})
         wait_for_everyone()
+        if may_wait and not mark.exists():
+            return None
         return json.loads(mark.read_text(encoding="utf-8"))["result"]
 
     def timings(self) -> dict[str, float]:

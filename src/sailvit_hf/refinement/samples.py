@@ -4,7 +4,8 @@
 Relied on: for a data set with a length accelerate gives every process as many batches, by taking the sampler's by
 turns (`BatchSamplerShard`). For an iterable one it would read everything in the first process and cut batches along
 their first dimension (`dispatch_batches`), which is not that of the tiles; or encode every sample in every process
-(`IterableDatasetShard`). So our streams split themselves, and accelerate is told of one process.
+(`IterableDatasetShard`). So our streams are read by the numbers of their samples, and accelerate is told of one
+process.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..data.encoding import EncodedSamples, EncodedStream, StreamPlace
+from ..data.encoding import EncodedSamples, EncodedStream, LaneSamples
 from ..data.mixture import Mixture, Part, StreamMixture
 from ..data.replacement import WithReplacements
 from ..data.rows import load_conversations
 from ..data.streams import ConversationStream, IndexedSource
+from .processes import PassBatches, StreamTurns, one_process_s
 
 if TYPE_CHECKING:
     from .arguments import RefinementArguments
-    from .recipe import Source
+    from .recipes.recipe import Source
     from .trainer import RefinementTrainer
 
 
@@ -62,16 +64,14 @@ def raw_rows(dataset: Any) -> Any:
     return dataset
 
 
-def stream_loader(stream: EncodedStream, trainer: RefinementTrainer) -> DataLoader:
-    """The data loader of a stream that splits itself."""
-    from accelerate.data_loader import prepare_data_loader
-
+def stream_loader(samples: LaneSamples, trainer: RefinementTrainer) -> Any:
+    """The data loader of a stream, whose processes and workers each read lanes of their own."""
     args = trainer.args
-    stream.place = StreamPlace(args.process_index, args.world_size, args.train_batch_size)
     workers = args.dataloader_num_workers
-    loader = DataLoader(
-        stream,
-        batch_size=args.train_batch_size,
+    first = trainer.data_state.samples
+    loader: DataLoader[Any] = DataLoader(
+        samples,
+        batch_sampler=StreamTurns(first, args.train_batch_size, args.world_size, args.process_index),
         collate_fn=trainer.data_collator,
         num_workers=workers,
         pin_memory=args.dataloader_pin_memory,
@@ -79,9 +79,7 @@ def stream_loader(stream: EncodedStream, trainer: RefinementTrainer) -> DataLoad
         prefetch_factor=args.dataloader_prefetch_factor if workers else None,
         multiprocessing_context=args.dataloader_multiprocessing_context if workers else None,
     )
-    return prepare_data_loader(
-        loader, device=args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
-    )
+    return one_process_s(loader, args.device)
 
 
 def open_source(source: Source, seed: int = 0, match_extension: bool = True) -> Any:
@@ -106,8 +104,9 @@ def open_source(source: Source, seed: int = 0, match_extension: bool = True) -> 
     return ConversationStream(dataset.path, max_samples=source.max_samples, seed=seed, **options)
 
 
-def join_sources(sources: Sequence[Source], parts: Sequence[Any], seed: int = 0) -> Any:
-    """The data sets of a recipe's sources as one: mixed if one of them is a stream or says how much of it to use."""
+def join_sources(sources: Sequence[Source], parts: Sequence[Any], seed: int = 0, samples: int | None = None) -> Any:
+    """The data sets of a recipe's sources as one: mixed if one of them is a stream or says how much of it to use, or
+    if `samples` says how many there are in a pass."""
     if any(source.streaming for source in sources):
         streams = [
             part if source.streaming else IndexedSource(part, source.max_samples, seed)
@@ -115,12 +114,12 @@ def join_sources(sources: Sequence[Source], parts: Sequence[Any], seed: int = 0)
         ]
         given = zip(streams, sources, strict=True)
         return StreamMixture([Part(stream, source.weight, None, source.epochs) for stream, source in given], seed)
-    if any(source.mixed for source in sources):
+    if samples is not None or any(source.mixed for source in sources):
         amounts = [
             Part(part, source.weight, source.max_samples, source.epochs)
             for source, part in zip(sources, parts, strict=True)
         ]
-        return Mixture(amounts, seed)
+        return Mixture(amounts, seed, samples)
     return parts[0] if len(parts) == 1 else ConcatDataset(parts)
 
 
@@ -133,9 +132,9 @@ def source_name(source: Source) -> str:
 
 
 class DataPlace(TrainerCallback):
-    """Tells the data set which pass it is, and a stream how many batches a resumed run passes over.
+    """Tells the data set which pass it is, and the data loader how many of its batches a resumed run has trained on.
 
-    Those batches are still counted by the Trainer, but nothing of them is opened or encoded.
+    The Trainer counts and skips those; nothing of them is made.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -144,9 +143,14 @@ class DataPlace(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if isinstance(self.dataset, EncodedStream):
-            skipped = 0 if args.ignore_data_skip else state.global_step * args.gradient_accumulation_steps
-            self.dataset.place.skip_batches = skipped
+        batches = getattr(kwargs["train_dataloader"], "batch_sampler", None)
+        if not isinstance(batches, PassBatches | StreamTurns):
+            return
+        steps = state.max_steps
+        if isinstance(batches, PassBatches):
+            steps = max(1, -(-len(batches) // args.gradient_accumulation_steps))
+        epoch, step = divmod(state.global_step, steps)
+        batches.pass_over(epoch, 0 if args.ignore_data_skip else step * args.gradient_accumulation_steps)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

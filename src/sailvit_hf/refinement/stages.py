@@ -88,7 +88,8 @@ class RefinementStage:
         if missing:
             raise SailvitError(f"stage {self.key!r} trains {', '.join(missing)}, but the model has no parameter there")
         for parameter, owner in owners:
-            parameter.requires_grad_(owner in self.trains)
+            # Quantised weights have no gradients; `add_adapters` refuses them where nothing trains in their place.
+            parameter.requires_grad_(owner in self.trains and parameter.is_floating_point())
         if "vision_tower" in self.trains:
             freeze_in_vision_tower(model, freeze_vision_layers)
 
@@ -177,12 +178,36 @@ DIRECT = RefinementStage(
     source="ours: the comparison, everything at once with the numbers of the world-knowledge stage",
 )
 
+TARGET_STAGES: Mapping[str, RefinementStage] = _by_key(
+    (
+        RefinementStage(
+            key="basic",
+            title="Basic pre-training of the target model",
+            trains=("multi_modal_projector",),
+            learning_rate=2e-4,
+            global_batch_size=2048,
+            epochs=1.0,
+            source="arXiv 2509.14033 v2, basic pre-training: module, learning rate, batch; epochs: ours",
+        ),
+        RefinementStage(
+            key="multitask",
+            title="Multi-task pre-training of the target model",
+            trains=MODULES,
+            learning_rate=1e-5,
+            global_batch_size=512,
+            epochs=1.0,
+            source="arXiv 2509.14033 v2, multi-task pre-training: modules; the numbers are those of stage III: ours",
+        ),
+    )
+)
+"""Not stages of the refinement: the training of a model that uses a refined tower with a fresh connector."""
+
 
 def get_stage(stage: "RefinementStage | str") -> RefinementStage:
-    """A stage by its key (`coarse`, `fine`, `world`, `direct`); a stage is returned as it is."""
+    """A stage by its key (`coarse`, `fine`, `world`, `direct`, `basic`, `multitask`); a stage is returned as it is."""
     if isinstance(stage, RefinementStage):
         return stage
-    known = {**STAGES, DIRECT.key: DIRECT}
+    known = {**STAGES, DIRECT.key: DIRECT, **TARGET_STAGES}
     if stage not in known:
         raise SailvitError(f"there is no stage {stage!r}: choose one of {', '.join(known)}")
     return known[stage]

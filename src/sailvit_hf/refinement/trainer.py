@@ -15,21 +15,33 @@ from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
+from ..data.encoding import LaneSamples
 from ..data.loss_weighting import WeightingCollator, sum_of_weights
 from ..data.replacement import WithReplacements
-from ..data.skipped import skipped_samples
-from ..errors import SailvitError
+from ..errors import NotAnswered, SailvitError
+from .adapters.injection import (
+    adapted_stage,
+    adapter_configs,
+    add_adapters,
+    describe_all,
+    load_adapters,
+    refuse_conflicts,
+    refuse_prepared,
+    refuse_quantized_pieces,
+)
 from .arguments import RefinementArguments
-from .callbacks import ModuleClipping, ModuleTable, StageProgress, StopAtNonFiniteLoss
-from .contrastive import ContrastiveLoss, share_of_step
-from .engine import EngineTrainer
+from .callbacks import ModuleClipping, ModuleTable, StageProgress
+from .engine.contrastive import ContrastiveLoss, share_of_step
+from .engine.optim import parameter_groups
 from .lineage import Lineage, StageRecord, describe_data, loss_summary, model_card, package_versions
 from .monitoring import MEASURED, make_monitor
-from .optim import parameter_groups
 from .parents import describe_parent, find_lineage
-from .processes import OrNothing, forget_evaluation, share_equally
-from .resuming import check_origin, load_weights
+from .processes import OrNothing, forget_evaluation, placed
 from .samples import DataPlace, by_index, encoded_dataset, raw_rows, stream_loader
+from .saving.checkpoints import part_of_checkpoint
+from .saving.data_state import DataState, Noting
+from .saving.resuming import check_origin, load_weights
+from .saving.safe_trainer import SafeTrainer
 from .stages import MODULES, RefinementStage, get_stage, vision_tower_of
 
 logger = logging.get_logger(__name__)
@@ -103,7 +115,7 @@ def _no_shard_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-class RefinementTrainer(EngineTrainer):
+class RefinementTrainer(SafeTrainer):
     """Trains one stage of the refinement; see `RefinementArguments` for what can be set.
 
     Args:
@@ -118,6 +130,8 @@ class RefinementTrainer(EngineTrainer):
         stage: a `RefinementStage` or its key; defaults to the class's.
         lineage: of the model at its start; defaults to an empty one.
         data_source: where the data comes from, for the lineage.
+        peft_config: adapters in the vision tower, the language model or both instead of their weights: a
+            `peft.PeftConfig`, or one for each module by name. The connector trains as a whole. See docs/adapters.md.
         kwargs: the further arguments of `transformers.Trainer`.
 
     Raises:
@@ -141,22 +155,29 @@ class RefinementTrainer(EngineTrainer):
         stage: RefinementStage | str | None = None,
         lineage: Lineage | None = None,
         data_source: str | None = None,
+        peft_config: Any = None,
         **kwargs: Any,
     ) -> None:
         stage = stage or getattr(self, "stage", None)
         if stage is None:
             raise SailvitError(f"{type(self).__name__} needs a stage: pass stage='coarse', 'fine' or 'world'")
         self.stage = get_stage(stage)
+        self.adapters = adapter_configs(peft_config, self.stage)
+        self.stage = adapted_stage(self.stage, self.adapters)
+        refuse_conflicts(args, self.adapters)
+        refuse_prepared(model)
         self.lineage = lineage or Lineage()
         self.data_source = data_source
         self._data_description: dict[str, Any] | None = None
         self._asked_steps = args.max_steps
+        self._resumed: str | None = None
         self._packs: Any = None
-        self._packed_samples: Any = None
+        self.data_state = DataState(self)
         self._replaced: dict[str, int] = {}
         self.learning_rates = args.module_learning_rates(self.stage)
         self.max_grad_norm = args.max_grad_norm
         self.stage.apply(model, args.freeze_vision_layers)
+        add_adapters(model, self.adapters, args.seed)
         settle_precision(model, autocast=args.bf16 or args.fp16)
         if data_collator is None and processing_class is not None:
             from ..data.collator import VisionLanguageCollator
@@ -176,6 +197,7 @@ class RefinementTrainer(EngineTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        refuse_quantized_pieces(self)
         self.contrast: ContrastiveLoss | None = None
         if args.contrastive_loss != "none":
             self.contrast = ContrastiveLoss(model, args.contrastive_loss, args.contrastive_temperature)
@@ -217,7 +239,6 @@ class RefinementTrainer(EngineTrainer):
         if not self.args.disable_tqdm:
             self.add_callback(ModuleTable(self.stage, self.learning_rates))
             self.add_callback(StageProgress(self.stage.title))
-        self.add_callback(StopAtNonFiniteLoss(self.stage))
 
     def train(
         self,
@@ -230,8 +251,8 @@ class RefinementTrainer(EngineTrainer):
         """Train the stage; see [`~transformers.Trainer.train`].
 
         Args:
-            resume_from_checkpoint: a checkpoint of this run, or `True` for its last one. For one from elsewhere there
-                is a warning: the state of the optimiser is stored as pickles.
+            resume_from_checkpoint: a checkpoint of this run, or `True` for its last complete one. For one from
+                elsewhere there is a warning: the state of the optimiser is stored as pickles.
             weights_only: take the weights of `resume_from_checkpoint` and nothing else, and begin the stage anew.
 
         Raises:
@@ -240,14 +261,20 @@ class RefinementTrainer(EngineTrainer):
         if isinstance(resume_from_checkpoint, str | os.PathLike):
             if weights_only:
                 folder, resume_from_checkpoint = resume_from_checkpoint, None
+                if self.adapters:
+                    raise SailvitError("weights_only=True does not go with adapters: make a trainer of that model")
                 load_weights(self.model, folder)
                 self.lineage = find_lineage(folder) or Lineage(self.lineage.name, {"model": describe_parent(folder)})
             else:
                 check_origin(resume_from_checkpoint, self.args.output_dir)
         elif weights_only:
             raise SailvitError("weights_only=True needs the folder to read: name it in resume_from_checkpoint")
+        self._resumed = resume_from_checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
+        if resume_from_checkpoint:
+            load_adapters(self.model, resume_from_checkpoint)
         if self.monitor is not None and resume_from_checkpoint:
-            self.monitor.resume(resume_from_checkpoint, self.args.output_dir)
+            self.monitor.resume(resume_from_checkpoint)
+        self.data_state.resume(None if self.args.ignore_data_skip else resume_from_checkpoint)
         forget_evaluation(self)
         result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self._count_replaced()
@@ -257,7 +284,7 @@ class RefinementTrainer(EngineTrainer):
         """Log how many samples were replaced by others or left out of packs, over all processes."""
         if self._packs is None and not hasattr(self.train_dataset, "skipped"):
             return
-        found = skipped_samples(self.train_dataset if self._packs is None else self._packed_samples)
+        found = self.data_state.unreadable, self.data_state.overlong
         if self._packs is not None and self.is_world_process_zero():
             planned = self._packs.counts_after(self.state.global_step)  # all processes plan the same
             found = found[0] + planned["unreadable"], found[1] + planned["overlong"]
@@ -287,17 +314,18 @@ class RefinementTrainer(EngineTrainer):
     def get_train_dataloader(self) -> Any:
         """The training data loader, with `packing` one of packs; its batches tell the weights of their tokens.
 
-        Streams that split themselves over the processes are not split again; nobody trains on a sample twice because
-        the processes do not divide the data.
+        Nobody trains on a sample twice because the processes do not divide the data; a resumed run goes on without
+        reading what it has seen, see `DataState`.
         """
         if self.args.packing:
             return self._packed_dataloader()
         collator: Any = self.data_collator
-        self.data_collator = WeightingCollator(OrNothing(collator), self.args.loss_weighting)
+        samples = self.data_state.source(self.train_dataset)
+        self.data_collator = Noting(WeightingCollator(OrNothing(collator), self.args.loss_weighting), samples)
         try:
-            if getattr(self.train_dataset, "splits_itself", False):
-                return stream_loader(self.train_dataset, self)
-            return share_equally(super().get_train_dataloader())
+            if isinstance(samples, LaneSamples):
+                return stream_loader(samples, self)
+            return placed(super().get_train_dataloader())
         finally:
             self.data_collator = collator
 
@@ -306,14 +334,16 @@ class RefinementTrainer(EngineTrainer):
 
         check_packable(self.model, self.accelerator.autocast)
         flatten = "flash" in attention_of(self.model)
-        loader = packed_loader(self.train_dataset, self.args, flatten, self._asked_steps)
+        loader = packed_loader(self.train_dataset, self.args, flatten, self._asked_steps, self._resumed)
         # What an epoch of the Trainer is, the whole run, does not hang on num_train_epochs.
-        self._packs, self._packed_samples = loader.batch_sampler, loader.dataset
+        self._packs = loader.batch_sampler
+        loader.collate_fn = Noting(loader.collate_fn, self.data_state.source(loader.dataset))
         self.args.max_steps = self._packs.steps
         return loader
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The batches of one optimiser step, as the Trainer gets them; the monitor counts them and the wait."""
+        epoch_iterator = self.data_state.follow(epoch_iterator)
         if self.monitor is not None:
             epoch_iterator = self.monitor.timed(epoch_iterator)
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -375,6 +405,7 @@ class RefinementTrainer(EngineTrainer):
         """The lineage of the model as it is now: that of its start, and this stage as far as it has come."""
         return self.lineage.with_stage(self._record()) if self.state.global_step else self.lineage
 
+    @part_of_checkpoint
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save a whole checkpoint: weights, config, code, processor, `README.md` and `refinement.json`.
 
@@ -386,8 +417,10 @@ class RefinementTrainer(EngineTrainer):
                 super().save_model(output_dir, _internal_call=True)  # which does not push what is not yet whole
         finally:
             self.args.hub_token = token
+        folder = Path(output_dir or self.args.output_dir)
+        if folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+            self.data_state.save(folder)
         if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
             lineage = self.current_lineage().save(folder)
             (folder / "README.md").write_text(model_card(lineage), encoding="utf-8")
             if self.monitor is not None and folder.name.startswith(PREFIX_CHECKPOINT_DIR):
@@ -401,10 +434,13 @@ class RefinementTrainer(EngineTrainer):
 
         if self.is_world_process_zero():
             name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
-            remote = Remote(name, token or self.args.hub_token)
-            remote.open(self._private(private))
-            self.hub_model_id = remote.repo
-            self.push_in_progress = None
+            self.hub_model_id, self.push_in_progress = name, None
+            try:
+                remote = Remote(name, token or self.args.hub_token)
+                self.hub_model_id = remote.repo
+                remote.open(self._private(private))
+            except NotAnswered as error:
+                logger.warning(f"{error}. Training begins all the same; it is pushed when it ends.")
 
     def push_to_hub(
         self,
@@ -469,8 +505,12 @@ class RefinementTrainer(EngineTrainer):
             stage=self.stage.key,
             trains=self.stage.trains,
             learning_rates=self.learning_rates,
-            arguments={**{name: args[name] for name in _ARGUMENTS_THAT_MATTER}, "max_grad_norm": self.max_grad_norm},
-            data={**self._data_description, **{name: count for name, count in self._replaced.items() if count}},
+            arguments={
+                **{name: args[name] for name in _ARGUMENTS_THAT_MATTER},
+                "max_grad_norm": self.max_grad_norm,
+                **({"adapters": describe_all(self.adapters)} if self.adapters else {}),
+            },
+            data={**self._data_description, **self._left_out()},
             steps=self.state.global_step,
             max_steps=self.state.max_steps,
             samples_seen=self._samples_seen(self._data_description["samples"]),
@@ -483,10 +523,17 @@ class RefinementTrainer(EngineTrainer):
             metrics=self._last_evaluation(),
         )
 
+    def _left_out(self) -> dict[str, int]:
+        counts = {**self._replaced, "nonfinite_steps": self.nonfinite.total}
+        return {name: count for name, count in counts.items() if count}
+
     def _samples_seen(self, samples: int | None) -> int:
         """Steps times batch, but the last batch of an epoch may be short, and packs hold several."""
         if self._packs is not None:
-            return int(self._packs.counts_after(self.state.global_step)["samples"])
+            planned = self._packs.counts_after(self.state.global_step)
+            # Of those that were packed by their headers some could not be read, once all is counted.
+            unread = sum(self._replaced.values()) - planned["unreadable"] - planned["overlong"]
+            return int(planned["samples"]) - (unread if self._replaced else 0)
         batch = self.get_total_train_batch_size(self.args)
         if not samples or self.args.dataloader_drop_last:
             return self.state.global_step * batch

@@ -1,0 +1,285 @@
+# Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The trainer that never loses work: complete checkpoints, and failures that are survived; see docs/faults.md.
+
+At the end of each optimiser step all processes agree, in one small collective, on what only some of them may know:
+that a signal came, and that a loss or gradient is no number. So all skip the same steps, and all save at the same one.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list, save_fsdp_optimizer
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import logging
+
+from ...errors import Preempted, SailvitError
+from ..arguments import RefinementArguments
+from ..engine.engine_trainer import EngineTrainer
+from ..lineage import StageRecord
+from ..stages import RefinementStage
+from .checkpoints import (
+    DRAFTS,
+    MARKER,
+    check_complete,
+    could_not_write,
+    last_complete_checkpoint,
+    mark,
+    publish,
+    reason_of,
+    rotate,
+    settle_drafts,
+)
+from .interruption import Watch, watched
+from .nonfinite import WINDOW, NonFiniteSteps
+
+logger = logging.get_logger(__name__)
+
+
+def account(record: StageRecord) -> str:
+    """What a finished stage has seen, and what it left out, in one sentence."""
+    left_out = {
+        "skipped_samples": "samples could not be read",
+        "overlong_samples": "samples were too long",
+        "nonfinite_steps": "steps without a finite loss and gradients",
+    }
+    counts = [f"{record.data[name]:,} {what}" for name, what in left_out.items() if record.data.get(name)]
+    seen = f"Stage {record.stage}: {record.steps:,} steps, {record.samples_seen:,} samples seen"
+    return f"{seen}; left out: {', '.join(counts)}" if counts else f"{seen}, none left out"
+
+
+class _StepEnd(TrainerCallback):
+    """What all processes agree on at the end of a step, and what follows from it."""
+
+    def __init__(self, trainer: "SafeTrainer") -> None:
+        self.trainer = trainer
+        self.stopping = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.stopping = False
+        # `restore_callback_states_from_checkpoint` puts others in the place of those that were added.
+        callbacks = self.trainer.callback_handler.callbacks
+        self.trainer.nonfinite = next(each for each in callbacks if isinstance(each, NonFiniteSteps))
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.stopping = self.trainer.agree_on_step(kwargs["optimizer"])
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.stopping and state.global_step < state.max_steps:
+            control.should_training_stop = control.should_save = True
+            control.should_evaluate = False  # there may be seconds left
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.stopping and state.global_step < state.max_steps:
+            control.should_save = control.should_evaluate = False  # it was saved when the step ended
+
+
+class SafeTrainer(EngineTrainer):
+    """`EngineTrainer` whose checkpoints are complete or invisible, and that survives what is no fault of the run.
+
+    Signals to stop end the training with `Preempted`, after a checkpoint; steps whose loss or gradients are no numbers
+    are left out, up to `nonfinite_limit`.
+    """
+
+    stage: RefinementStage
+    is_saving = False
+    save_error: BaseException | None = None
+
+    def __init__(self, model: nn.Module, args: RefinementArguments, **kwargs: Any) -> None:
+        super().__init__(model=model, args=args, **kwargs)
+        self.nonfinite = NonFiniteSteps(args.nonfinite_limit)
+        self._step_end = _StepEnd(self)
+        self._watch = Watch()
+        self.add_callback(self.nonfinite)
+        self.add_callback(self._step_end)
+
+    # --- the end of a step -----------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """See [`~transformers.Trainer.train`].
+
+        Raises:
+            Preempted: SIGTERM or SIGUSR1 came, and the training was saved before its end.
+        """
+        with watched() as self._watch, self._watch.until_the_step_ends():
+            result = super().train(resume_from_checkpoint, *args, **kwargs)
+        if self._step_end.stopping and self.state.global_step < self.state.max_steps:
+            saved = last_complete_checkpoint(self.args.output_dir)
+            place = "nothing could be saved" if saved is None else f"{saved} is complete"
+            raise Preempted(
+                f"{self._watch.asked or 'a signal to another process'} came: training ended at step "
+                f"{self.state.global_step} of {self.state.max_steps}, and {place}; resume the run"
+            )
+        return result
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """The Trainer's, with a loss of zero for the log's mean where it is no number."""
+        return self.nonfinite.seen(inputs, super().training_step(model, inputs, num_items_in_batch))
+
+    def agree_on_step(self, optimizer: Any) -> bool:
+        """Before the optimiser's step: leave it out if any process found that it must be, and tell of a signal.
+
+        DeepSpeed has made the step by then, so nothing can be left out; the gradients under fp16 are the affair of its
+        scaler, which leaves out steps as a matter of course.
+
+        Raises:
+            SailvitError: more steps than `nonfinite_limit` would be left out; the batch was saved.
+        """
+        with_gradients = self.accelerator.scaler is None and not self.is_deepspeed_enabled
+        counts = self.nonfinite.counts(optimizer, with_gradients)
+        counts = torch.cat([counts, counts.new_tensor([self._watch.asked is not None])])
+        micro_batches, bad, infinite, signals = self.accelerator.reduce(counts, reduction="sum").tolist()
+        self.nonfinite.count(micro_batches, bad)
+        if bad or infinite:
+            self._leave_out(optimizer, bad, here=bool(counts[1] or counts[2] and not bad))
+        self.nonfinite.end()
+        return bool(signals)
+
+    def _leave_out(self, optimizer: Any, bad: int, here: bool) -> None:
+        step = self.state.global_step + 1
+        what = f"the loss of stage {self.stage.key!r} is {self.nonfinite.what(bad)} at step {step}"
+        if self.nonfinite.skip(step) and not self.is_deepspeed_enabled:
+            if self.accelerator.scaler is None:  # which leaves the step out itself, and must see why
+                optimizer.zero_grad(set_to_none=True)  # the optimiser passes over parameters without gradients
+            if here or self.is_world_process_zero():
+                logger.warning(f"{what}: the step is left out, the {self.nonfinite.total}. of this stage")
+            return
+        file = None
+        if here:
+            facts = {"stage": self.stage.key, "step": step, "process": self.args.process_index}
+            name = f"step-{step}-process-{self.args.process_index}"
+            file = self.nonfinite.save(Path(self.args.output_dir), name, self.model, facts)
+        of = f"the {len(self.nonfinite.recent)}. such step of {WINDOW}"
+        batch = "another process saved its batch" if file is None else f"its batch is saved in {file}"
+        raise SailvitError(
+            f"{what}, {of}: lower the learning rate, lengthen the warm-up or look at the samples ({batch}); the last "
+            "checkpoint is intact"
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """See [`~transformers.Trainer.log`]; steps that were left out are counted, and do not count for the loss."""
+        super().log(self.nonfinite.corrected(logs) if "loss" in logs else logs, start_time)
+
+    # --- checkpoints ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _saving_to(self, folder: Path) -> Iterator[None]:
+        """Let the Trainer write its checkpoint into another folder."""
+        self._real_output_dir = self.args.output_dir
+        self.args.output_dir, self.is_saving, self.save_error = str(folder), True, None
+        try:
+            yield
+        finally:
+            self.args.output_dir, self.is_saving = self._real_output_dir, False
+
+    @contextmanager
+    def real_output_dir(self) -> Iterator[None]:
+        """While the model is saved the arguments, which are written too, name the folder that they always name."""
+        if not self.is_saving:
+            yield
+            return
+        draft, self.args.output_dir = self.args.output_dir, self._real_output_dir
+        try:
+            yield
+        finally:
+            self.args.output_dir = draft
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save a checkpoint as a draft, which gets its name once all processes have written their part.
+
+        A private method of the Trainer is overridden here (TRL overrides it, too): no public hook lies
+        between "the checkpoint is to be written" and "it can be seen". A checkpoint that cannot be written is told,
+        removed, and tried again at the next save; training goes on.
+        """
+        run_dir, best_before = Path(self._get_output_dir(trial)), self.state.best_model_checkpoint
+        drafts = Path(self.args.output_dir) / DRAFTS
+        if self.args.should_save:
+            settle_drafts(Path(self.args.output_dir))
+        self.accelerator.wait_for_everyone()
+        with self._saving_to(drafts):
+            draft = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            try:
+                super()._save_checkpoint(model, trial)
+            except Exception as error:
+                if not could_not_write(error):
+                    raise
+                self.save_error = self.save_error or error
+        folder = run_dir / draft.name
+        best = folder.with_name(f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+        if best == folder or best.is_dir():  # each process loads it at the end
+            self.state.best_model_checkpoint = str(best)
+        if self._all_saved() and self.args.should_save:
+            try:
+                self._finish_checkpoint(draft, folder)
+            except OSError as error:
+                self.save_error = error
+        if not self._all_saved():
+            self.state.best_model_checkpoint = best_before
+            self._give_up_checkpoint(draft)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """The Trainer's, without FSDP's own copy of the weights, which `fit_checkpoint` makes of the safetensors.
+
+        Also, all that the processes do together is done before the first one writes: if it cannot, none waits for it.
+        """
+        if not self.is_fsdp_enabled or self.args.load_best_model_at_end:  # for which the copy is read
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        save_fsdp_optimizer(
+            self.accelerator.state.fsdp_plugin, self.accelerator, self.optimizer, self.model, output_dir
+        )
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
+
+    def _all_saved(self) -> bool:
+        """Whether no process failed to write; all of them wait for each other here."""
+        failed = torch.tensor(int(self.save_error is not None), device=self.args.device)
+        return not int(self.accelerator.reduce(failed, reduction="sum"))
+
+    def _finish_checkpoint(self, draft: Path, folder: Path) -> None:
+        if self.state.best_model_checkpoint is not None:  # the Trainer looked for it among the drafts
+            self.state.save_to_json(str(draft / TRAINER_STATE_NAME))
+        mark(draft, self.state.global_step, self.args.world_size)
+        publish(draft, folder)
+        settle_drafts(Path(self.args.output_dir))
+        rotate(folder.parent, self.args.save_total_limit, (folder, self.state.best_model_checkpoint))
+
+    def _give_up_checkpoint(self, draft: Path) -> None:
+        if self.args.should_save:
+            (draft / MARKER).unlink(missing_ok=True)
+            settle_drafts(Path(self.args.output_dir))
+        if self.save_error is not None:
+            logger.warning(
+                f"The checkpoint of step {self.state.global_step} could not be written "
+                f"({reason_of(self.save_error)}): training goes on, and the next save tries again."
+            )
+
+    def checkpoint_to_resume(self, asked: Any) -> str | None:
+        """The folder that is meant by `resume_from_checkpoint`, checked; `True` means the last complete one."""
+        if not asked:
+            return None
+        output_dir = Path(self.args.output_dir)
+        if asked is True:
+            if self.args.should_save:
+                settle_drafts(output_dir)
+            # The first process chooses: on a network's file system another may not see the newest folder yet.
+            chosen = [last_complete_checkpoint(output_dir) if self.args.process_index == 0 else None]
+            found = broadcast_object_list(chosen)[0]
+            if found is None:
+                raise SailvitError(f"there is no complete checkpoint in {output_dir}: start without resuming")
+            return str(found)
+        check_complete(asked)
+        return str(asked)

@@ -1,0 +1,386 @@
+# Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
+"""A full disk, a signal, a loss that is no number: what the trainer survives, and how it ends where it cannot."""
+
+import errno
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from sailvit_hf.errors import Preempted, SailvitError
+from sailvit_hf.refinement import RefinementArguments
+from sailvit_hf.refinement.saving.checkpoints import last_complete_checkpoint
+from sailvit_hf.refinement.saving.interruption import SIGNALS, watched
+from sailvit_hf.refinement.saving.safe_trainer import account
+
+from ..tiny import tiny_model, tiny_samples, tiny_trainer, weights
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def announcements(monkeypatch):
+    monkeypatch.setattr(logging.getLogger("sailvit_hf"), "propagate", True)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+class At(TrainerCallback):
+    """Do something once a number of steps is done."""
+
+    def __init__(self, step, what):
+        self.step, self.what = step, what
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.what()
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+# --- a full disk -----------------------------------------------------------------------------------------------------
+
+
+def no_room(*_args, **_kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def no_room_for_tensors(*_args, **_kwargs):
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def no_room_in_torch(*_args, **_kwargs):
+    raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+
+
+@pytest.mark.parametrize(
+    ("place", "error", "said"),
+    [
+        ("transformers.modeling_utils.safe_save_file", no_room_for_tensors, "No space left on device"),
+        ("torch.save", no_room_in_torch, "torch could not write to its end"),
+        ("pathlib.Path.write_text", no_room, "No space left on device"),
+        ("sailvit_hf.refinement.saving.checkpoints._on_disk", no_room, "No space left on device"),
+    ],
+)
+def test_a_checkpoint_that_finds_no_room_is_tried_again(place, error, said, tmp_path, monkeypatch, caplog):
+    """Step 1 saves, step 2 finds no room, step 3 saves; the weights are those of a run without the fault."""
+    trainer = tiny_trainer(tmp_path / "run", save_strategy="steps", save_steps=1, max_steps=3)
+    patch = pytest.MonkeyPatch()
+    seen = []
+
+    class Fault(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            if state.global_step == 1:
+                patch.setattr(place, error)
+
+        def on_save(self, args, state, control, **kwargs):
+            patch.undo()
+            seen.append((state.global_step, names(tmp_path / "run")))
+
+    trainer.add_callback(Fault())
+    trainer.train()
+    assert seen[0][1] == seen[1][1] == ["checkpoint-1"]
+    assert seen[2][1] == ["checkpoint-1", "checkpoint-3"]
+    (warning,) = [record.getMessage() for record in caplog.records if "could not be written" in record.getMessage()]
+    assert "checkpoint of step 2" in warning and said in warning and "the next save tries again" in warning
+    clean = tiny_trainer(tmp_path / "clean", max_steps=3)
+    clean.train()
+    assert_equal(weights(trainer.model), weights(clean.model))
+
+
+def test_the_end_of_a_stage_that_finds_no_room_is_an_error(tmp_path, monkeypatch):
+    trainer = tiny_trainer(tmp_path / "run", max_steps=1)
+    trainer.train()
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", no_room_for_tensors)
+    with pytest.raises(SailvitError, match=r"final could not be written \(.*No space left.*\): make room"):
+        trainer.save_model(str(tmp_path / "final"))
+
+
+def test_other_errors_while_saving_are_not_hidden(tmp_path, monkeypatch):
+    def mistake(*_args, **_kwargs):
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", mistake)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        tiny_trainer(tmp_path, save_strategy="steps", save_steps=1).train()
+
+
+FULL_DISK = """
+import os, signal, sys
+from pathlib import Path
+from transformers import TrainerCallback
+from tests.refinement.tiny import tiny_trainer
+folder, how = Path(sys.argv[1]), sys.argv[2]
+trainer = tiny_trainer(folder, save_strategy="steps", save_steps=1, max_steps=3, save_total_limit=1)
+filler = folder / "filler"
+
+class Disk(TrainerCallback):
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if state.global_step == 1 and how == "fill":
+            free = os.statvfs(folder)
+            filler.write_bytes(bytes(free.f_bavail * free.f_frsize - 30_000))
+        if state.global_step == 1 and how == "limit":
+            import resource
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    def on_save(self, args, state, control, **kwargs):
+        print(state.global_step, sorted(path.name for path in folder.glob("checkpoint-*")), flush=True)
+        filler.unlink(missing_ok=True)
+        if how == "limit":
+            import resource
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+trainer.add_callback(Disk())
+trainer.train()
+"""
+
+
+def fill(folder, how):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(folder), how],
+        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines() == ["1 ['checkpoint-1']", "2 ['checkpoint-1']", "3 ['checkpoint-3']"]
+    assert "The checkpoint of step 2 could not be written" in done.stderr
+    assert not (folder / ".saving").exists()
+
+
+def test_files_that_must_not_grow(tmp_path):
+    """Real writes that fail in the middle, in safetensors and torch."""
+    fill(tmp_path, "limit")
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_really_full(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this machine mounts no file systems")
+    try:
+        fill(disk, "fill")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+# --- signals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("strategy", ["no", "epoch"])
+def test_a_signal_saves_and_the_run_goes_on_as_if_it_had_not_come(number, strategy, tmp_path):
+    before = [signal.getsignal(known) for known in SIGNALS]
+    options = {"save_strategy": strategy, "max_steps": 4, "lr_scheduler_type": "cosine"}
+    clean = tiny_trainer(tmp_path / "clean", **options)
+    clean.train()
+    trainer = tiny_trainer(tmp_path / "run", **options)
+    trainer.add_callback(At(1, lambda: os.kill(os.getpid(), number)))
+    with pytest.raises(Preempted, match=f"{number.name} came: training ended at step 2 of 4, and .*checkpoint-2"):
+        trainer.train()
+    assert [signal.getsignal(known) for known in SIGNALS] == before
+    assert names(tmp_path / "run") == ["checkpoint-2"]
+    again = tiny_trainer(tmp_path / "run", **options)
+    again.train(resume_from_checkpoint=True)
+    assert_equal(weights(again.model), weights(clean.model))
+    assert again.history == clean.history
+
+
+def test_a_signal_at_the_last_step_changes_nothing(tmp_path):
+    trainer = tiny_trainer(tmp_path, max_steps=2)
+    trainer.add_callback(At(1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert trainer.train().global_step == 2
+
+
+def test_a_signal_where_nothing_trains_stops_at_once(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Preempted, match="SIGTERM came between two steps of the run"), watched():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception:  # as a reader of broken pictures does
+            pytest.fail("taken for something else")
+        pytest.fail("went on")
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_signal_during_a_training_that_ends_is_found_afterwards(tmp_path):
+    with pytest.raises(Preempted), watched() as watch:
+        trainer = tiny_trainer(tmp_path, max_steps=2)
+        trainer.add_callback(At(2, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        trainer.train()
+        assert watch.asked == "SIGTERM"
+        watch.check()
+
+
+def _sleep(_):
+    time.sleep(60)
+
+
+def test_a_pool_inside_ends_its_workers():
+    """They are forked with our handler, and a pool ends them by the signal and waits."""
+    start = time.monotonic()
+    with watched(), multiprocessing.get_context("fork").Pool(1) as pool:
+        pool.map_async(_sleep, range(4))
+        time.sleep(0.5)
+    assert time.monotonic() - start < 30
+
+
+def test_just_in_time_checkpoints_of_transformers_are_refused(tmp_path):
+    with pytest.raises(SailvitError, match="enable_jit_checkpoint is not needed"):
+        RefinementArguments(output_dir=str(tmp_path), use_cpu=True, enable_jit_checkpoint=True)
+
+
+# --- what is no number -----------------------------------------------------------------------------------------------
+
+
+def poisoned(bad, size=32):
+    samples = tiny_samples(size)
+    for index in bad:
+        samples[index]["pixels"] = samples[index]["pixels"] * float("nan")
+    return samples
+
+
+SEQUENTIAL = {"train_sampling_strategy": "sequential", "max_steps": 4}
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_a_step_without_a_number_is_left_out(clip, tmp_path, caplog):
+    """The second step of four has a NaN: the weights after it are those after the first, moments included."""
+    seen = {}
+    trainer = tiny_trainer(
+        tmp_path, samples=poisoned([5]), save_strategy="steps", save_steps=1, clip_per_module=clip, **SEQUENTIAL
+    )
+
+    class Look(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):
+            moments = {str(i): s["exp_avg"].clone() for i, s in optimizer.state_dict()["state"].items()}
+            seen[state.global_step] = weights(model) | moments
+
+    trainer.add_callback(Look())
+    trainer.train()
+    assert_equal(seen[1], seen[2])
+    assert not torch.equal(seen[2]["0"], seen[3]["0"])
+    assert "the loss of stage 'world' is nan at step 2: the step is left out, the 1. of this stage" in caplog.text
+    losses = [(entry["step"], entry.get("nonfinite_steps")) for entry in trainer.state.log_history if "loss" in entry]
+    assert losses == [(1, None), (3, 1), (4, 1)]
+    left_out = next(entry for entry in trainer.state.log_history if entry["step"] == 2)
+    assert left_out["nonfinite_steps"] == 1 and "grad_norm" not in left_out
+    assert "NaN" not in (tmp_path / "checkpoint-4" / "trainer_state.json").read_text()
+    state = json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text())["stateful_callbacks"]
+    assert state["NonFiniteSteps"]["attributes"] == {"total": 1, "recent": [2]}
+
+
+def test_the_account_of_a_stage(tmp_path):
+    trainer = tiny_trainer(tmp_path, samples=poisoned([5]), **SEQUENTIAL)
+    trainer.train()
+    record = trainer.current_lineage().stages[-1]
+    assert record.data["nonfinite_steps"] == 1
+    seen = "Stage world: 4 steps, 16 samples seen"
+    assert account(record) == f"{seen}; left out: 1 steps without a finite loss and gradients"
+    del record.data["nonfinite_steps"]
+    assert account(record) == f"{seen}, none left out"
+
+
+def test_the_logged_loss_is_the_mean_of_what_is_a_number(tmp_path):
+    """Log entries of two steps; samples 8 to 11 are the third step."""
+    plain = tiny_trainer(tmp_path / "plain", learning_rate=1e-30, logging_steps=1, **SEQUENTIAL)
+    plain.train()
+    bad = tiny_trainer(tmp_path / "bad", samples=poisoned([9]), learning_rate=1e-30, logging_steps=2, **SEQUENTIAL)
+    bad.train()
+    one, two, _, four = (entry["loss"] for entry in plain.history)
+    assert [entry["loss"] for entry in bad.history] == pytest.approx([(one + two) / 2, four], abs=1e-5)
+
+
+def test_gradients_alone_are_enough(tmp_path, caplog):
+    trainer = tiny_trainer(tmp_path, **SEQUENTIAL)
+    weight = next(p for p in trainer.model.parameters() if p.requires_grad)
+    weight.register_hook(lambda gradient: gradient * float("inf") if trainer.state.global_step == 1 else gradient)
+    trainer.train()
+    assert "is finite, but its gradients are not at step 2: the step is left out" in caplog.text
+    assert all(torch.isfinite(tensor).all() for tensor in trainer.model.parameters())
+
+
+def test_past_the_limit_the_batch_is_saved(tmp_path):
+    trainer = tiny_trainer(tmp_path, samples=poisoned([1, 5, 13]), nonfinite_limit=1, **SEQUENTIAL)
+    with pytest.raises(SailvitError, match=r"nan at step 2, the 2\. such step of 100: .*its batch is saved in"):
+        trainer.train()
+    found = load_file(tmp_path / "nonfinite" / "step-2-process-0.safetensors")
+    batch = trainer.data_collator(trainer.train_dataset.dataset[4:8])
+    assert torch.equal(found["0.input_ids"], batch["input_ids"])
+    assert torch.equal(found["0.pixel_values"].isnan().any(dim=(1, 2, 3)), torch.tensor([False, True, False, False]))
+    facts = json.loads((tmp_path / "nonfinite" / "step-2-process-0.json").read_text())
+    assert facts["losses"] == ["nan"] and facts["parameters_not_finite"] == []
+    assert facts["tensors"]["0.pixel_values"] == ["torch.float32", [4, 3, 16, 16]]
+    assert (facts["stage"], facts["step"], facts["process"]) == ("world", 2, 0)
+
+
+def test_the_count_survives_a_resume(tmp_path):
+    samples = poisoned([1, 13])
+    options = {"samples": samples, "nonfinite_limit": 1, "save_strategy": "steps", "save_steps": 2, **SEQUENTIAL}
+    with pytest.raises(SailvitError, match="at step 4, the 2. such step"):
+        tiny_trainer(tmp_path, **options).train()
+    with pytest.raises(SailvitError, match="at step 4, the 2. such step"):
+        tiny_trainer(tmp_path, **options).train(resume_from_checkpoint=True)
+    again = tiny_trainer(tmp_path, **{**options, "nonfinite_limit": 2})
+    again.train(resume_from_checkpoint=True)
+    assert again.nonfinite.total == 2
+
+
+def test_restored_callbacks_go_on_counting(tmp_path):
+    options = {"samples": poisoned([1, 13]), "save_strategy": "steps", "save_steps": 2, **SEQUENTIAL}
+    tiny_trainer(tmp_path, **{**options, "max_steps": 2}).train()
+    again = tiny_trainer(tmp_path, restore_callback_states_from_checkpoint=True, **options)
+    again.train(resume_from_checkpoint=True)
+    assert again.nonfinite.total == 2
+    state = json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text())["stateful_callbacks"]
+    assert state["NonFiniteSteps"]["attributes"]["total"] == 2
+
+
+def test_the_scaler_of_fp16_leaves_the_step_out_itself(tmp_path):
+    """It must see the gradients: without any it stops."""
+    trainer = tiny_trainer(tmp_path, samples=poisoned([5]), clip_per_module=True, **SEQUENTIAL)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    trainer.train()
+    assert trainer.nonfinite.total == 1
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
+
+
+def test_old_ones_are_forgotten(tmp_path):
+    steps = tiny_trainer(tmp_path, nonfinite_limit=1).nonfinite
+    assert steps.skip(1) and steps.skip(101) and not steps.skip(102)
+    assert (steps.total, steps.recent) == (3, [101, 102])
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_count(tmp_path):
+    tiny_trainer(tmp_path, save_strategy="steps", save_steps=2, max_steps=2).train()
+    folder = last_complete_checkpoint(tmp_path)
+    state = json.loads((folder / "trainer_state.json").read_text())
+    del state["stateful_callbacks"]["NonFiniteSteps"]
+    (folder / "trainer_state.json").write_text(json.dumps(state))
+    (folder / "complete.json").unlink()
+    tiny_trainer(tmp_path, save_strategy="steps", save_steps=4).train(resume_from_checkpoint=True)
+    assert last_complete_checkpoint(tmp_path).name == "checkpoint-4"
+
+
+@pytest.mark.parametrize("limit", [-1])
+def test_the_limit_is_no_negative_number(limit, tmp_path):
+    with pytest.raises(SailvitError, match="nonfinite_limit is -1"):
+        tiny_trainer(tmp_path, model=tiny_model(), nonfinite_limit=limit)
