@@ -24,7 +24,7 @@ from sailvit_hf.data.demo_world import DemoWorld
 from sailvit_hf.modeling.vision_towers import layer_groups, patch_features
 from sailvit_hf.refinement.foundations import FoundationSettings, train_by_contrast
 from sailvit_hf.refinement.pipeline import run_recipe
-from sailvit_hf.refinement.recipe import parse_recipe
+from sailvit_hf.refinement.recipes.recipe import parse_recipe
 
 
 def make_siglip(folder: Path, steps: int, samples: int, batch_size: int) -> None:
