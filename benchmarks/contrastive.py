@@ -23,7 +23,7 @@ from measuring import Report, command_of, machine, versions
 from sailvit_hf.evaluation.arms import JUDGES, SWAP_METRICS, arm_recipe
 from sailvit_hf.evaluation.comparison import compare_arms, number
 from sailvit_hf.evaluation.evidence import Job, Jobs
-from sailvit_hf.refinement.recipe import Recipe, load_recipe, parse_recipe
+from sailvit_hf.refinement.recipes.recipe import Recipe, load_recipe, parse_recipe
 
 ROOT = Path(__file__).parents[1]
 UNREFINED, WITHOUT = "unrefined", "without"
