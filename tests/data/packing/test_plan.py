@@ -299,3 +299,24 @@ def test_shorter_data_are_noticed():
     shorter = RowStream(iter([]), epochs=1)
     with pytest.raises(SailvitError, match="resume it with the data that it began with"):
         plan_of(shorter).load_state_dict(plan.state_dict())
+
+
+def long_texts(count):
+    """Pictures of 0 to 13 tiles of 256 tokens, and texts of which some take half a pack."""
+    draw = np.random.default_rng(5)
+    tiles = draw.choice([0, 1, 3, 5, 7, 13], count, p=[0.2, 0.35, 0.15, 0.1, 0.1, 0.1])
+    texts = draw.lognormal(5.4, 1.0, count).astype(int).clip(10, 4000)
+    return [SampleSize(int(text + 256 * number), int(number)) for text, number in zip(texts, tiles, strict=True)]
+
+
+def test_the_packs_of_many_ranks_are_alike_also_with_long_texts():
+    sizes = long_texts(9000)
+    plan = PackPlan(IndexStream(sequential(9000)), sizes.__getitem__, Packer(8192, None, 16), 64)
+    assert plan.buffer == 128  # two samples a pack, for 16 would leave no choice
+    most = []
+    for _ in range(8):
+        sums = np.array([np.sum([sizes[key] for key in pack], axis=0) for pack in plan.next_step()])
+        most.append(sums.max(0) / sums.mean(0))
+    tokens, tiles = np.mean(most, axis=0)
+    assert tokens < 1.002 and tiles < 1.04  # a pack with a text of 4000 tokens has room for 16 tiles
+    assert max(0, plan.counts["read"] - min(sample.number for sample in plan.packer.waiting)) < 2000
