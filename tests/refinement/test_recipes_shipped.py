@@ -239,6 +239,7 @@ def learnt(folder: Path) -> list[tuple[str, tuple[str, ...], int]]:
 STAGE_RECORDS = [(key, STAGES[key].trains) for key in KEYS]
 
 
+@pytest.mark.slow
 def test_the_chain_of_three_recipes_and_the_target_model_run(scaled):
     for number, key in enumerate(KEYS, start=1):
         recipe = scaled(f"large/{key}.yaml")
