@@ -4,7 +4,8 @@
     python benchmarks/planner.py --write              # on a CPU: resident memory; on a GPU: what torch allocates there
     python benchmarks/planner.py --jobs 2 --cases "tiny, world" "small, world, bf16"
 
-Every case trains in a process of its own: two steps of the real trainer on random samples. Memory on a CPU is the
+Every case trains in a process of its own: two steps of the real trainer on random samples, with DDP three (it makes
+its buckets anew after the first, and only what was written to is resident). Memory on a CPU is the
 kernel's mark of the process' resident peak (VmHWM) less what it held before the model was made, when libraries were
 loaded and their kernels warm; glibc is told to hand freed memory back (MALLOC_MMAP_THRESHOLD_), for a heap with holes
 is no matter of the plan. On a GPU it is `torch.cuda.max_memory_allocated`. FLOPs are those that torch's
@@ -115,7 +116,8 @@ def samples_of(case: Case, count: int) -> list[dict[str, Any]]:
     return encoded([SampleSize(case.length, case.tiles)] * count, case.per_tile, case.pixels, case.vocabulary)
 
 
-def train(case: Case, steps: int = 2) -> None:
+def train(case: Case, steps: int | None = None) -> None:
+    steps = steps or (2 if case.processes == 1 else 3)
     accumulation = case.options.get("gradient_accumulation_steps", 1)
     on_gpu = torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as folder:
@@ -216,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = Report(name if arguments.write else None, command_of(__file__, argv))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     report.add(f"{machine(device)}; {versions('accelerate')}; {torch.get_num_threads()} threads")
-    report.add("Peak of two training steps in MB, GFLOP of a sample's forward and backward pass: measured, planned,")
+    report.add("Peak of the training steps in MB, GFLOP of a sample's forward and backward pass: measured, planned,")
     report.add("planned over measured. Every case in a process of its own.")
     report.add()
     report.add(f"{'case':32} {'MB':>8} {'planned':>8} {'ratio':>6} {'GFLOP':>9} {'planned':>9} {'ratio':>6}")

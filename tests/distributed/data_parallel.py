@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from sailvit_hf.cli.__main__ import leave
 from sailvit_hf.refinement import STAGES, RefinementArguments, RefinementTrainer
 from tests.refinement.tiny import tiny_model
 
@@ -153,7 +154,8 @@ def main(folder, *names):
         if trainer.is_world_process_zero():
             torch.save(found, folder / f"{name}.pt")
         trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()  # else gloo may abort at exit
+    trainer.accelerator.wait_for_everyone()
+    leave(0)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
+from sailvit_hf.cli.__main__ import leave
 from sailvit_hf.errors import RESUME_STATUS, Preempted
 
 from ..refinement.tiny import tiny_samples, tiny_trainer, weights
@@ -85,7 +86,7 @@ def main(folder, faults):
     (folder / f"process-{process}.json").write_text(json.dumps(found))
     if process == 0 and not trainer.is_fsdp_enabled:
         save_file({name: tensor.contiguous() for name, tensor in weights(trainer.model).items()}, folder / "w.st")
-    trainer.accelerator.end_training()
+    leave(0)
 
 
 if __name__ == "__main__":

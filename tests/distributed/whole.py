@@ -15,6 +15,7 @@ import torch
 import yaml
 from transformers import TrainerCallback
 
+from sailvit_hf.cli.__main__ import leave
 from sailvit_hf.refinement import RefinementArguments, RefinementTrainer
 from sailvit_hf.refinement.launching import config_file, forget_layout
 from tests.refinement.tiny import tiny_model
@@ -107,7 +108,8 @@ def main(folder, layout, *jobs):
             raise
         assert trainer.is_fsdp_enabled == (layout == "fsdp"), trainer.accelerator.distributed_type
         trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()  # else gloo may abort at exit
+    trainer.accelerator.wait_for_everyone()
+    leave(0)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch.distributed.fsdp import fully_shard
 
+from sailvit_hf.cli.__main__ import leave
 from sailvit_hf.refinement import DIRECT, RefinementArguments, RefinementTrainer
 from sailvit_hf.refinement.adapters.injection import adapter_configs, add_adapters, lora_config
 from sailvit_hf.refinement.adapters.plan import AdapterPlan
@@ -89,4 +90,5 @@ if __name__ == "__main__":
     if sys.argv[2] == "shard":
         shard_and_save(Path(sys.argv[1]))
     else:
-        train(Path(sys.argv[1]), int(sys.argv[2])).accelerator.end_training()  # else gloo may abort at exit
+        train(Path(sys.argv[1]), int(sys.argv[2])).accelerator.wait_for_everyone()
+        leave(0)

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sailvit_hf import SAILViTConfig, SAILViTForConditionalGeneration, SAILViTModel
+from sailvit_hf.cli.__main__ import leave
 from sailvit_hf.data.packing.batch import PackCollator
 from sailvit_hf.data.packing.packer import Packer
 from sailvit_hf.data.packing.plan import PackBatches, PackPlan
@@ -193,4 +194,5 @@ if __name__ == "__main__":
         dist.destroy_process_group()
     else:
         trainer = main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
-        trainer.accelerator.end_training()  # else gloo may abort at exit
+        trainer.accelerator.wait_for_everyone()
+        leave(0)

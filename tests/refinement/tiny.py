@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from sailvit_hf import SAILViTConfig, SAILViTForConditionalGeneration, SAILViTModel
+from sailvit_hf.cli.__main__ import leave
 from sailvit_hf.refinement import RefinementArguments, RefinementTrainer
 
 IMAGE_TOKEN, VOCABULARY, LENGTH = 3, 24, 12
@@ -140,4 +141,5 @@ def main(folder, micro_batch, tower="sailvit"):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]).accelerator.end_training()  # else gloo may abort at exit
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]).accelerator.wait_for_everyone()
+    leave(0)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from sailvit_hf.cli.__main__ import leave
 from sailvit_hf.data.mixture import Part, StreamMixture
 from sailvit_hf.data.streams import ConversationStream
 from sailvit_hf.refinement import RefinementArguments, RefinementTrainer
@@ -82,4 +83,5 @@ def main(data, folder):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(*sys.argv[1:]).accelerator.end_training()
+    main(*sys.argv[1:]).accelerator.wait_for_everyone()
+    leave(0)
