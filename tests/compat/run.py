@@ -61,6 +61,8 @@ CHECKS: dict[str, tuple[str, ...]] = {
         "tests/refinement/test_trainer_checkpoint.py",
         "tests/refinement/test_packing.py",
         "tests/refinement/test_packing_trainer.py",
+        "tests/refinement/test_exact_resume.py",
+        "tests/refinement/saving",
     ),
 }
 
