@@ -225,7 +225,7 @@ def test_resuming_takes_the_last_complete_one(tmp_path):
     (tmp_path / "checkpoint-4" / "optimizer.pt").unlink()
     trainer = tiny_trainer(tmp_path, max_steps=4)
     trainer.train(resume_from_checkpoint=True)
-    assert trainer._initial_global_step == 3
+    assert trainer._resumed == str(tmp_path / "checkpoint-3")
     with pytest.raises(SailvitError, match="optimizer.pt is missing"):
         tiny_trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     with pytest.raises(SailvitError, match="there is no complete checkpoint"):
