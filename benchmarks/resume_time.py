@@ -34,10 +34,10 @@ Work = Callable[[], object]
 
 
 class Processor:
-    """Encodes nothing: only the reading is timed."""
+    """Encodes the number of a row alone: only the reading is timed."""
 
     def encode_conversation(self, messages: Any, images: Any, **options: Any) -> dict[str, torch.Tensor]:
-        ids = torch.ones(4, dtype=torch.long)
+        ids = torch.tensor([int(messages[0]["content"][0]["text"].split()[1].rstrip("?"))])
         return {"input_ids": ids, "labels": ids}
 
 

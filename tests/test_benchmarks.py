@@ -27,6 +27,22 @@ def script(monkeypatch):
         sys.modules.pop(path.stem, None)
 
 
+def agree(ratio: str, one: str, other: str) -> bool:
+    """Whether a printed ratio can be that of two printed numbers, which were rounded after it was taken of them."""
+
+    def bounds(printed: str) -> tuple[float, float]:
+        half = 0.5 * 10.0 ** -len(printed.partition(".")[2])
+        return float(printed) - half, float(printed) + half
+
+    (low, high), (first, last), (least, most) = bounds(ratio), bounds(one), bounds(other)
+    return (least <= 0 or low <= last / least) and first / most <= high
+
+
+def test_printed_numbers_agree():
+    assert agree("1.73", "0.6", "0.4") and agree("2.00", "4.0", "2.0") and agree("9.00", "0.004", "0.000")
+    assert not agree("1.40", "4.0", "2.0") and not agree("0.50", "4.0", "2.0") and not agree("2.11", "4.0", "2.0")
+
+
 @pytest.mark.slow
 def test_rehearsal(script, capsys, tmp_path):
     script("rehearsal").main(["--samples", "200000", "--ranks", "8", "--packs", "1", "--steps", "20", "--rows", "0",
@@ -139,8 +155,8 @@ def test_loading_time(script, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     for first in (3, 7):  # by the clock on the wall, and by the processor's
         assert lines[first].split()[1:] == ["seconds,", "medians", "import", "load", "both", "again"]
-        ours, theirs, ratios = ([float(word) for word in line[24:].split()] for line in lines[first + 1 : first + 4])
-        assert ratios == pytest.approx([one / other for one, other in zip(ours, theirs, strict=True)], rel=0.2)
+        ours, theirs, ratios = (line[24:].split() for line in lines[first + 1 : first + 4])
+        assert len(ratios) == 4 and all(map(agree, ratios, ours, theirs))
 
 
 def test_what_a_backbone_has_no_use_for(script):
@@ -191,8 +207,8 @@ def test_a_step_of_stage_one(script, capsys):
     script("frozen_tower").main([*sizes.split(), "--device", "cpu"])
     lines = capsys.readouterr().out.splitlines()
     assert [line[:14].strip() for line in lines[2:6]] == ["tower", "language model", "step", "as if trained"]
-    tower, language, step = (float(line[16:].split()[0]) for line in lines[2:5])
-    assert float(lines[6].split()[3]) == pytest.approx(step / (tower + language), rel=0.2, abs=0.5)
+    tower, language, step = (line[16:].split()[0] for line in lines[2:5])
+    assert agree(lines[6].split()[3], step, f"{float(tower) + float(language):.2f}")
     assert lines[7].startswith("2 epochs of 4 samples: ")
 
 
@@ -247,14 +263,31 @@ def test_packing(script, capsys):
     assert len(full) == 4 and min(full[1:]) > full[0] and max(full[1:]) > 99
 
 
-def test_resume_time(script, capsys):
-    script("resume_time").main(["--rows", "3000", "--samples", "40000", "--rounds", "3"])
+def test_resume_time(script, capsys, monkeypatch):
+    """Each way to a first batch ends at the same samples, and the table is made of the times."""
+    benchmark, firsts = script("resume_time"), []
+
+    def by_turns(works, rounds):
+        firsts.append({name: work() for name, work in works.items()})
+        return {name: [0.001 * (number + 1)] * rounds for number, name in enumerate(works)}
+
+    monkeypatch.setattr(benchmark, "by_turns", by_turns)
+    benchmark.main(["--rows", "3000", "--samples", "40000", "--rounds", "3"])
     text = capsys.readouterr().out
-    found = {
-        name.strip(): tuple(map(float, numbers))
-        for name, *numbers in re.findall(r"^(.*?\S) +([0-9.]+) +([0-9.]+) +([0-9.]+)$", text, re.MULTILINE)
+    found = re.findall(r"^(.*?\S) +([0-9.]+ +[0-9.]+ +[0-9.]+)$", text, re.MULTILINE)
+    assert {name: [float(number) for number in numbers.split()] for name, numbers in found} == {
+        "JSONL, 3,000 rows, cursors": [1, 3, 3],
+        "JSONL, 3,000 rows, passed over": [2, 4, 2],
+        "Parquet, 3,000 rows, cursors": [1, 3, 3],
+        "Parquet, 3,000 rows, passed over": [2, 4, 2],
+        "Parquet, 3,000 rows, datasets' state": [5, 6, 1.2],
+        "40,000 by index, ours": [1, 3, 3],
+        "40,000 by index, accelerate's": [2, 4, 2],
     }
-    assert len(found) == 7
-    for name, (few, many, ratio) in found.items():
-        assert abs(ratio - many / few) < 0.1 * ratio, name
-    assert found["JSONL, 3,000 rows, passed over"][1] > found["JSONL, 3,000 rows, cursors"][1]
+    for works in firsts[:2]:
+        few, many = ([sample["input_ids"].item() for sample in works[f"{name}, cursors"]] for name in ("few", "many"))
+        assert len({*few, *many}) == 16
+        for name, batch in (("few", few), ("many", many)):
+            assert [sample["input_ids"].item() for sample in works[f"{name}, passed over"]] == batch
+    for name, batch in firsts[2].items():
+        assert len(set(batch.tolist())) == 8, name
