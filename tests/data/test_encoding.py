@@ -164,6 +164,20 @@ def test_a_bad_sample_of_a_stream_is_replaced_by_the_next_good_one(folder):
     assert sum(damaged.skipped.totals()) >= 4
 
 
+def test_bad_samples_of_files_with_the_same_name_are_several(folder, caplog):
+    rows = [numbered(0, "a.png"), numbered(1, "broken.png")]
+    for name in ("x", "y/one", "y/two"):
+        (folder / name).mkdir(parents=True)
+        write_jsonl(folder / name / "train.jsonl", rows)
+    paths = [folder / "x" / "train.jsonl", folder / "y"]
+    parts = [Part(ConversationStream(path, image_root=folder, shuffle_buffer=0)) for path in paths]
+    samples = EncodedStream(StreamMixture(parts), PROCESSOR, limit=1.0)
+    assert set(first(samples, 20)) == {tokens_of(0)}
+    places = {"source 1, train.jsonl, line 2", "source 2, one/train.jsonl, line 2", "source 2, two/train.jsonl, line 2"}
+    assert set(samples.faults.bad) == places
+    assert {record.getMessage().partition(" cannot be read")[0] for record in caplog.records} == places
+
+
 def test_too_many_bad_samples_of_a_stream_stop_it_with_the_list(folder):
     with pytest.raises(UnreadableSamplesError, match=r"3 samples cannot be read.*my.jsonl, line \d+: "):
         first(stream(folder, limit=0.01, broken=[1, 7, 8]), 60)

@@ -159,7 +159,7 @@ def test_folders_and_patterns_of_json(folder):
         write_jsonl(folder / "sub" / f"{name}.jsonl", [numbered(ord(name))])
     assert answers(read_entries(folder)) == ["97", "98"]
     entries = list(read_entries(folder / "**" / "*.jsonl"))
-    assert answers(entries) == ["97", "98"]
+    assert answers(entries) == ["97", "98"] and entries[1].where == "sub/b.jsonl, line 1"
     assert entries[0].root == str(folder)
 
 

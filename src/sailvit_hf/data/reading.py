@@ -94,14 +94,14 @@ def _rows(
     if place.has_slots:
         for file in place.files:
             try:
-                for slot in file_slots(file):
+                for slot in file_slots(file, name=place.called(file)):
                     try:
                         row = slot.read()
                     except RowError as error:
                         row = error
                     yield slot.label, row
             except SailvitError as error:
-                yield file.name, BrokenEntry(file.name, "unreadable file", str(error))
+                yield place.called(file), BrokenEntry(place.called(file), "unreadable file", str(error))
         return
     options: dict[str, Any] = {"split": split, "name": name, "revision": revision, "streaming": streaming}
     parts: list[tuple[Path, ...]] = [(file,) for file in place.files] or [()]

@@ -133,7 +133,7 @@ def load_conversations(
     """
     place, reader = _find(path, format, image_root)
     if place.has_slots:
-        rows: Any = PackedSlots(slot for file in place.files for slot in file_slots(file))
+        rows: Any = PackedSlots(slot for file in place.files for slot in file_slots(file, name=place.called(file)))
     else:
         rows = open_with_datasets(place, split=split, name=name, revision=revision, streaming=False)
         rows = rows.with_format("arrow")

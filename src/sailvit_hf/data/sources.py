@@ -56,6 +56,10 @@ class Place:
         """Whether its files are read here and not by `datasets`."""
         return self.kind in ("json", "webdataset")
 
+    def called(self, file: Path) -> str:
+        """What messages call one of its files: no two of them alike."""
+        return file.relative_to(self.root).as_posix() if self.root is not None else file.name
+
 
 def find_place(path: str | Path) -> Place:
     """Find out what a path is: a file, a folder, a pattern such as `shards/*.tar`, or a Hub id.
@@ -180,39 +184,41 @@ def read_in_order(slots: Iterable[Slot]) -> Iterator[tuple[Slot, Callable[[], An
                 yield slot, partial(slot.read_from, stream)
 
 
-def file_slots(file: Path, start: tuple[int, int] = (0, 0)) -> Iterator[Slot]:
+def file_slots(file: Path, start: tuple[int, int] = (0, 0), name: str | None = None) -> Iterator[Slot]:
     """The places of the rows of a JSONL file, a JSON file with a list, or a WebDataset tar, in order.
 
     Args:
         file: the file.
         start: the `Slot.start` of the first one; what lies before it is not read, but for a JSON file with a list.
+        name: what labels call the file; its own name, if not given.
 
     Raises:
         SailvitError: the file cannot be read, or not further.
     """
+    name = name or file.name
     with told(str(file)):
         if file.suffix.lower() == ".tar":
-            yield from _tar_slots(file, start[0])
+            yield from _tar_slots(file, start[0], name)
             return
         try:
             with file.open("rb") as stream:
                 head = stream.read(4096).removeprefix(_BOM).lstrip()
                 stream.seek(0)
                 if head.startswith(b"[") and file.suffix.lower() == ".json":
-                    yield from islice(_array_slots(file, stream.read()), start[1], None)
+                    yield from islice(_array_slots(file, stream.read(), name), start[1], None)
                     return
                 offset, before = start
                 stream.seek(offset)
                 for number, line in enumerate(stream, start=before + 1):
                     if line.strip() and line.strip() != _BOM:
                         span, at = ("", offset, len(line)), (offset, number - 1)
-                        yield Slot(str(file), f"{file.name}, line {number}", (span,), start=at)
+                        yield Slot(str(file), f"{name}, line {number}", (span,), start=at)
                     offset += len(line)
         except OSError as error:
             raise _gone(str(file), error) from error
 
 
-def _array_slots(file: Path, content: bytes) -> Iterator[Slot]:
+def _array_slots(file: Path, content: bytes, name: str) -> Iterator[Slot]:
     """The entries of one list, found by reading them: their ends are not marked otherwise."""
     try:
         text = content.decode("utf-8")
@@ -235,7 +241,7 @@ def _array_slots(file: Path, content: bytes) -> Iterator[Slot]:
             raise SailvitError(f"{file} is not JSON (entry {number}, line {line}: {said}): mend it there") from error
         offset += len(text[last:at].encode())
         length = len(text[at:end].encode())
-        yield Slot(str(file), f"{file.name}, entry {number}", (("", offset, length),), start=(0, number - 1))
+        yield Slot(str(file), f"{name}, entry {number}", (("", offset, length),), start=(0, number - 1))
         offset, last = offset + length, end
         at = after_space(end)
         if text[at : at + 1] == "]":
@@ -246,17 +252,17 @@ def _array_slots(file: Path, content: bytes) -> Iterator[Slot]:
         at = after_space(at + 1)
 
 
-def _tar_slots(file: Path, start: int) -> Iterator[Slot]:
+def _tar_slots(file: Path, start: int, name: str) -> Iterator[Slot]:
     """The samples of a tar: files that follow each other and are named alike up to the first dot.
 
     Kept are pictures, texts and JSON. Links are never followed; a compressed tar has no places to go back to.
     """
     with file.open("rb") as stream:
         stream.seek(start)
-        yield from _archive_slots(file, stream)
+        yield from _archive_slots(file, stream, name)
 
 
-def _archive_slots(file: Path, stream: IO[bytes]) -> Iterator[Slot]:
+def _archive_slots(file: Path, stream: IO[bytes], name: str) -> Iterator[Slot]:
     with tarfile.open(fileobj=stream, mode="r:") as archive:
         key, spans, start = None, [], 0
         for member in archive:
@@ -265,14 +271,14 @@ def _archive_slots(file: Path, stream: IO[bytes]) -> Iterator[Slot]:
             if match is None or not member.isreg() or member.issparse():
                 continue
             if key is not None and key != match[1]:
-                yield Slot(str(file), f"{file.name}, sample {key}", tuple(spans), key, (start, 0))
+                yield Slot(str(file), f"{name}, sample {key}", tuple(spans), key, (start, 0))
                 key, spans = None, []
             if key is None:
                 key, start = match[1], member.offset
             if _PICTURE.fullmatch(kind := _kind(match[2])) or kind == "json" or kind in _TEXTS:
                 spans.append((match[2], member.offset_data, member.size))
         if key is not None:
-            yield Slot(str(file), f"{file.name}, sample {key}", tuple(spans), key, (start, 0))
+            yield Slot(str(file), f"{name}, sample {key}", tuple(spans), key, (start, 0))
 
 
 def _kind(field: str) -> str:

@@ -201,7 +201,7 @@ def _file_rows(
     files, by_file = _lane_of(place.files, order, lane, lanes, most)
     first, *inside, count = start or (0, 0, 0, 0)
     for index in range(first, len(files)):
-        for slot in file_slots(files[index], tuple(inside)):
+        for slot in file_slots(files[index], tuple(inside), place.called(files[index])):
             at = [index, *slot.start, count]
             count += 1
             if not by_file:
