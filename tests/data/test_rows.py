@@ -286,8 +286,9 @@ def test_other_files_or_another_order_are_noticed_on_going_on(folder):
     assert numbers(islice(mixture().lane(0, 2, state), 6)) == rest
     copied = shutil.copytree(folder, folder / "copy")
     assert numbers(islice(mixture(copied).lane(0, 2, state), 6)) == rest
-    with pytest.raises(SailvitError, match="not those that it began with"):
-        mixture(seed=1).lane(0, 2, state)
+    for other in ({"seed": 1}, {"split": "test"}, {"name": "other"}):
+        with pytest.raises(SailvitError, match="not those that it began with"):
+            mixture(**other).lane(0, 2, state)
     with pytest.raises(SailvitError, match="not those that it began with"):
         LaneSamples(EncodedStream(mixture(max_samples=5), None), 2, 1, {0: [1, state]})
     jsonl(folder, 8, "1.jsonl", start=7)

@@ -230,8 +230,8 @@ class StreamMixture:
         """
         if state is not None and state.get("data", self._data) != self._data:
             raise SailvitError(
-                "the streams of this run are not those that it began with (files, their sizes, seed, max_samples or "
-                "shuffle_buffer): put them back, or begin the stage anew"
+                "the streams of this run are not those that it began with (files, their sizes, split, name, seed, "
+                "max_samples or shuffle_buffer): put them back, or begin the stage anew"
             )
 
     def lane(self, lane: int, lanes: int, state: Any = None) -> Lane:

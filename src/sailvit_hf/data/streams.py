@@ -151,7 +151,7 @@ class ConversationStream:
             saved = self.place.kind == "saved"  # in memory's reach: its rows are found by their numbers
             options: dict[str, Any] = {"split": split, "name": name, "revision": revision, "streaming": not saved}
             self.dataset = open_with_datasets(self.place, **options)
-        self.identity = short_digest([max_samples, shuffle_buffer, seed, self._data()])
+        self.identity = short_digest([split, name, max_samples, shuffle_buffer, seed, self._data()])
         first = next(self._rows(None, 0, 1, None), None)
         if first is not None:
             check_pictures(first[1].read())
