@@ -173,7 +173,8 @@ def test_bad_samples_of_files_with_the_same_name_are_several(folder, caplog):
     parts = [Part(ConversationStream(path, image_root=folder, shuffle_buffer=0)) for path in paths]
     samples = EncodedStream(StreamMixture(parts), PROCESSOR, limit=1.0)
     assert set(first(samples, 20)) == {tokens_of(0)}
-    places = {"source 1, train.jsonl, line 2", "source 2, one/train.jsonl, line 2", "source 2, two/train.jsonl, line 2"}
+    files = ("source 1, train.jsonl", "source 2, one/train.jsonl", "source 2, two/train.jsonl")
+    places = {f"{file}, line 2" for file in files}
     assert set(samples.faults.bad) == places
     assert {record.getMessage().partition(" cannot be read")[0] for record in caplog.records} == places
 

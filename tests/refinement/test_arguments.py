@@ -19,6 +19,17 @@ def test_defaults(tmp_path):
     assert args.lr_scheduler_type == "cosine" and args.num_train_epochs == 1.0
 
 
+@pytest.mark.parametrize(
+    "asked", [{"gradient_checkpointing": True}, {"gradient_checkpointing_modules": ["vision_tower"]}]
+)
+def test_gradient_checkpointing_in_all_versions(asked, tmp_path, recwarn):
+    kwargs = {"use_reentrant": False}
+    args = arguments(tmp_path, gradient_checkpointing_kwargs=kwargs, **asked)
+    names = [name for name in ("gradient_checkpointing", "activation_checkpointing") if hasattr(args, name)]
+    assert all(getattr(args, name) is True and getattr(args, f"{name}_kwargs") == kwargs for name in names)
+    assert not [warning for warning in recwarn if "checkpointing" in str(warning.message)]
+
+
 def test_rates_default_to_the_stage(tmp_path):
     assert arguments(tmp_path).module_learning_rates(STAGES["fine"]) == {
         "vision_tower": 2e-5,

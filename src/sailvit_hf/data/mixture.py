@@ -272,7 +272,7 @@ class Lane(Iterator[Pending]):
             number = self._draw()
             row = next(self._sources[number], None)
             if row is not None:
-                # Sources may have files of the same name, and samples that cannot be used are counted by where they are.
+                # Sources may have files of the same name, and what cannot be used is counted by where it stands.
                 return row if len(self._sources) == 1 else row._replace(where=f"source {number + 1}, {row.where}")
             self._alive.remove(number)
 

@@ -261,6 +261,11 @@ class RefinementArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if self.gradient_checkpointing_modules is not None:
             self.gradient_checkpointing = True
+        if getattr(self, "activation_checkpointing", False) is None and self.gradient_checkpointing:
+            # What transformers 5.23 calls it; 5.17 knows the old name only, so here both are as good, with no warning.
+            self.activation_checkpointing = True
+            if getattr(self, "activation_checkpointing_kwargs", None) is None:
+                self.activation_checkpointing_kwargs = self.gradient_checkpointing_kwargs
         if self.torch_compile_regions:
             self.torch_compile = True
         super().__post_init__()

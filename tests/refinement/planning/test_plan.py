@@ -7,13 +7,14 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from sailvit_hf.errors import SailvitError
-from sailvit_hf.refinement import STAGES
+from sailvit_hf.refinement import STAGES, RefinementArguments
 from sailvit_hf.refinement.planning import Question, find_gpu, plan_recipes
 from sailvit_hf.refinement.planning.compute import Tile, compute_of, tile_of
 from sailvit_hf.refinement.planning.data_sizes import Sizes
 from sailvit_hf.refinement.planning.plot import plan_picture
 from sailvit_hf.refinement.planning.text import WIDTH, duration, plan_text, short
 from sailvit_hf.refinement.recipes.recipe import parse_recipe
+from sailvit_hf.refinement.stages import MODULES
 
 from ..tiny import LENGTH, collate, tiny_model, tiny_samples
 
@@ -77,6 +78,14 @@ def test_what_is_computed_again():
     STAGES["coarse"].apply(model)
     frozen = compute_of(model, sizes, tile_of(model), ("vision_tower",), True)
     assert frozen.recomputed == 0  # a frozen tower keeps nothing, and computes nothing twice
+
+
+@pytest.mark.parametrize("name", ["gradient_checkpointing", "activation_checkpointing"])
+def test_checkpointing_by_either_name(folder, name):
+    if name not in RefinementArguments.__dataclass_fields__:
+        pytest.skip(f"this transformers has no {name}")
+    stages = [planned(folder, question(1), **{name: switch}).stages[0] for switch in (True, False)]
+    assert [stage.checkpointing for stage in stages] == [MODULES, ()]
 
 
 def test_time_and_work(folder):

@@ -305,7 +305,9 @@ def _checkpointing(plan: StagePlan) -> tuple[str, ...]:
     modules = _argument(plan, "gradient_checkpointing_modules")
     if modules is not None:
         return tuple(modules)
-    return MODULES if _argument(plan, "gradient_checkpointing") else ()
+    # The newer name, which goes first, is no argument of older versions of transformers.
+    newer = plan.arguments.get("activation_checkpointing")
+    return MODULES if (_argument(plan, "gradient_checkpointing") if newer is None else newer) else ()
 
 
 def _in_four_bits(plan: StagePlan) -> bool:
