@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from sailvit_hf.cli.__main__ import leave
 from tests.refinement.resumed import outcome, trainer_of
 
 from .parts import COLLECTIVE_SECONDS
@@ -64,7 +65,7 @@ def main(folder, what, *arguments):
         if process == 0:
             torch.save(outcome(trainer), folder / f"{mode}-{what}.pt")
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    leave(0)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from sailvit_hf.cli.__main__ import leave
 from sailvit_hf.data.packing.batch import PackCollator
 from sailvit_hf.modeling.vision_towers import find_layers
 from sailvit_hf.refinement import STAGES
@@ -172,7 +173,7 @@ def main(folder, *names):
         if rank == 0:
             torch.save(found, folder / f"{name}.pt")
         dist.barrier()
-    dist.destroy_process_group()
+    leave(0)
 
 
 if __name__ == "__main__":

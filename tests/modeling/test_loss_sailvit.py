@@ -294,6 +294,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from sailvit_hf.cli.__main__ import leave
 from sailvit_hf.modeling import loss_sailvit
 from tests.refinement.tiny import collate, tiny_model, tiny_samples
 
@@ -332,7 +333,7 @@ for tied in (True, False):
             assert wanted[name].grad is None, name
     assert checked > 5 and (tied or any("lm_head" in n for n, p in model.named_parameters() if p.grad is not None))
 dist.barrier()
-dist.destroy_process_group()
+leave(0)
 """
 
 

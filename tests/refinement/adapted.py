@@ -82,7 +82,7 @@ def shard_and_save(folder):
         fully_shard(block)
     fully_shard(model)
     model.save_pretrained(folder, is_main_process=torch.distributed.get_rank() == 0)
-    torch.distributed.destroy_process_group()
+    torch.distributed.barrier()
 
 
 if __name__ == "__main__":
@@ -91,4 +91,4 @@ if __name__ == "__main__":
         shard_and_save(Path(sys.argv[1]))
     else:
         train(Path(sys.argv[1]), int(sys.argv[2])).accelerator.wait_for_everyone()
-        leave(0)
+    leave(0)

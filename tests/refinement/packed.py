@@ -191,8 +191,8 @@ if __name__ == "__main__":
     if sys.argv[2] == "sharded":
         dist.init_process_group("gloo")
         sharded_main(Path(sys.argv[1]))
-        dist.destroy_process_group()
+        dist.barrier()
     else:
         trainer = main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
         trainer.accelerator.wait_for_everyone()
-        leave(0)
+    leave(0)

@@ -21,6 +21,7 @@ from ..data.packing.packer import Packer
 from ..data.packing.plan import Measure, PackBatches, PackPlan, RememberedSizes, planned_steps
 from ..data.packing.rows import PackingRows
 from ..errors import SailvitError
+from .stages import find_module
 
 if TYPE_CHECKING:
     from .arguments import RefinementArguments
@@ -76,10 +77,7 @@ def check_packable(model: nn.Module, autocast: Callable[[], AbstractContextManag
 
 
 def _language_model(model: nn.Module) -> Any:
-    for name, module in model.named_modules():
-        if name.rpartition(".")[2] == "language_model":
-            return module
-    raise SailvitError("packing needs a model with a language_model, such as SAILViTForConditionalGeneration")
+    return find_module(model, "language_model", "packing")[1]
 
 
 def attention_of(model: nn.Module) -> str:

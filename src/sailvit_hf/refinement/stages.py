@@ -8,6 +8,7 @@ three stages that yield SAILViT. What is not published there is marked "ours".
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -92,6 +93,18 @@ class RefinementStage:
             parameter.requires_grad_(owner in self.trains and parameter.is_floating_point())
         if "vision_tower" in self.trains:
             freeze_in_vision_tower(model, freeze_vision_layers)
+
+
+def find_module(model: nn.Module, name: str, purpose: str) -> tuple[str, Any]:
+    """The dotted name and the module of one of `MODULES` in a model, however deep.
+
+    Raises:
+        SailvitError: there is none, and the `purpose` needs it.
+    """
+    for path, module in model.named_modules():
+        if path.split(".")[-1] == name:
+            return path, module
+    raise SailvitError(f"{purpose} needs a model with a {name}, such as SAILViTForConditionalGeneration")
 
 
 def vision_tower_of(model: nn.Module) -> tuple[str, PreTrainedModel] | None:

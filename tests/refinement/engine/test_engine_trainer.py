@@ -10,7 +10,8 @@ import torch
 from sailvit_hf.errors import SailvitError
 from sailvit_hf.modeling import loss_sailvit
 from sailvit_hf.refinement import MODULES, module_of
-from sailvit_hf.refinement.engine.engine_trainer import apply_liger, module_named
+from sailvit_hf.refinement.engine.engine_trainer import apply_liger
+from sailvit_hf.refinement.stages import find_module
 
 from ..tiny import VOCABULARY, collate, tiny_model, tiny_samples, tiny_trainer, weights
 
@@ -120,8 +121,8 @@ def test_checkpointing_of_some_modules(tmp_path, modules):
     ours = trained(tmp_path, max_steps=2, gradient_checkpointing_modules=modules)
     same_weights(ours, plain, rtol=1e-5, atol=1e-6)
     for name in MODULES:
-        flags = [m.gradient_checkpointing for m in module_named(ours.model, name).modules()
-                 if hasattr(m, "gradient_checkpointing")]  # fmt: skip
+        _, module = find_module(ours.model, name, "the test")
+        flags = [part.gradient_checkpointing for part in module.modules() if hasattr(part, "gradient_checkpointing")]
         assert any(flags) == (name in modules), name
 
 
@@ -129,7 +130,8 @@ def test_checkpointing_computes_again_what_was_named(tmp_path, monkeypatch):
     runs = {}
     model = tiny_model()
     for name in MODULES:
-        part = next(m for m in module_named(model, name).modules() if isinstance(m, torch.nn.Linear))
+        _, module = find_module(model, name, "the test")
+        part = next(part for part in module.modules() if isinstance(part, torch.nn.Linear))
         part.register_forward_hook(lambda *_, name=name: runs.update({name: runs.get(name, 0) + 1}))
     options = {"max_steps": 1, "monitoring": False, "gradient_checkpointing_modules": ["multi_modal_projector"]}
     tiny_trainer(tmp_path, model, **options).train()

@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ...errors import SailvitError
 from ...modeling.vision_towers import find_layers
-from ..stages import MODULES, RefinementStage, module_of
+from ..stages import MODULES, RefinementStage, find_module, module_of
 from .plan import METHODS, AdapterPlan
 
 ADAPTERS = "adapters"
@@ -167,18 +167,6 @@ def refuse_quantized_pieces(trainer: Any) -> None:
 # --- putting them in ----------------------------------------------------------------------------------------------
 
 
-def part_named(model: nn.Module, name: str) -> tuple[str, Any]:
-    """The dotted name and the module of one of `MODULES` in a model, however deep.
-
-    Raises:
-        SailvitError: there is none.
-    """
-    for path, module in model.named_modules():
-        if path.split(".")[-1] == name:
-            return path, module
-    raise SailvitError(f"the model has no {name} that could have adapters")
-
-
 def has_adapters(model: nn.Module) -> bool:
     """Whether a model carries adapters of peft, or is wrapped by it."""
     if "peft" not in sys.modules:
@@ -214,7 +202,7 @@ def adapter_targets(model: nn.Module, module: str, asked: Any = None) -> list[st
     Raises:
         SailvitError: nothing matches.
     """
-    _, part = part_named(model, module)
+    _, part = find_module(model, module, "adapters")
     within = f"{find_layers(part)[0]}." if module == "vision_tower" else ""
     linear = [
         name
@@ -271,11 +259,11 @@ def add_adapters(model: nn.Module, configs: Mapping[str, Any], seed: int) -> Non
             raise SailvitError(f"{path} is quantised so that nothing can be merged into it: use bitsandbytes' 4 bits")
     for name, config in configs.items():
         config.target_modules = adapter_targets(model, name, config.target_modules)
-        part = part_named(model, name)[1]
+        part = find_module(model, name, "adapters")[1]
         if any(isinstance(part.get_submodule(target), Conv1D) for target in config.target_modules):
             config.fan_in_fan_out = True  # GPT-2 keeps its weights the other way round
     for name, config in configs.items():
-        path, part = part_named(model, name)
+        path, part = find_module(model, name, "adapters")
         part.is_loaded_in_4bit = any(map(is_quantized, part.modules()))  # peft asks the module that it is given
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -351,7 +339,7 @@ def merge_adapters(model: Any, state_dict: Mapping[str, torch.Tensor] | None = N
         whole = type(model)(config)
     for name, (_, part) in adapted_parts(model).items():
         adapters = copy.deepcopy(part.peft_config["default"])
-        _peft().inject_adapter_in_model(adapters, part_named(whole, name)[1], low_cpu_mem_usage=True)
+        _peft().inject_adapter_in_model(adapters, find_module(whole, name, "adapters")[1], low_cpu_mem_usage=True)
     whole.load_state_dict(state, strict=False, assign=True)
     del state
     whole.tie_weights()

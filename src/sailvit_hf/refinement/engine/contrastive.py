@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...errors import SailvitError
-from ..stages import RefinementStage
+from ..stages import RefinementStage, find_module
 
 KINDS = ("none", "infonce", "sigmoid")
 _IGNORED = -100
@@ -215,9 +215,7 @@ class ContrastiveLoss:
     def __init__(self, model: Any, kind: str, temperature: float) -> None:
         self.kind, self.temperature = kind, temperature
         self.image_token_id = model.config.image_token_id
-        self._language_model = next(
-            module for name, module in model.named_modules() if name.rpartition(".")[2] == "language_model"
-        )
+        _, self._language_model = find_module(model, "language_model", "contrastive_loss")
         self._sum: torch.Tensor | float = 0.0
         self._number = 0
 

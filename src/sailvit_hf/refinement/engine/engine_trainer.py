@@ -15,17 +15,12 @@ from ...errors import SailvitError
 from ..arguments import RefinementArguments
 from ..launching import check_layout
 from ..saving.layouts import choose_layers, fit_checkpoint, keep_class_name
-from ..stages import MODULES, vision_tower_of
+from ..stages import MODULES, find_module, vision_tower_of
 from .ema import VisionTowerEma
 from .feature_cache import DIGESTS, FeatureCache, WithDigests, refuse_a_trained_tower
 from .schedules import schedule_by_module
 
 logger = logging.get_logger(__name__)
-
-
-def module_named(model: nn.Module, name: str) -> nn.Module | None:
-    """The module of `MODULES` in a model, however deep."""
-    return next((module for path, module in model.named_modules() if path.split(".")[-1] == name), None)
 
 
 def apply_liger(model: nn.Module, kernel_config: dict[str, Any] | None = None) -> None:
@@ -37,9 +32,7 @@ def apply_liger(model: nn.Module, kernel_config: dict[str, Any] | None = None) -
     Raises:
         SailvitError: liger-kernel is not installed, or there is no language model.
     """
-    language_model = module_named(model, "language_model")
-    if language_model is None:
-        raise SailvitError("use_liger_kernel needs a model with a language_model: remove it")
+    _, language_model = find_module(model, "language_model", "use_liger_kernel")
     try:
         from liger_kernel.transformers import _apply_liger_kernel_to_instance
     except ImportError as error:
@@ -61,10 +54,10 @@ def checkpoint_only(model: nn.Module, modules: list[str]) -> None:
         raise SailvitError(
             f"gradient_checkpointing_modules names {unknown or 'nothing'}: choose out of {', '.join(MODULES)}"
         )
-    for name in set(MODULES) - set(modules):
-        for part in (module_named(model, name) or nn.Module()).modules():
-            if hasattr(part, "gradient_checkpointing"):
-                part.gradient_checkpointing = False
+    others = set(MODULES) - set(modules)
+    for path, part in model.named_modules():
+        if hasattr(part, "gradient_checkpointing") and not others.isdisjoint(path.split(".")):
+            part.gradient_checkpointing = False
 
 
 class CheckpointOnly(TrainerCallback):
