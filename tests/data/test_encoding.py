@@ -22,7 +22,7 @@ from sailvit_hf.data.encoding import (
     UnfitSampleError,
 )
 from sailvit_hf.data.images import ImageExtensionError, ImageMissingError
-from sailvit_hf.data.mixture import Part, StreamMixture
+from sailvit_hf.data.mixture import Mixture, Part, StreamMixture
 from sailvit_hf.data.replacement import OverlongSampleError, UnreadableSamplesError, WithReplacements
 from sailvit_hf.data.rows import load_conversations
 from sailvit_hf.data.streams import ConversationStream
@@ -103,6 +103,22 @@ def test_all_too_long_is_an_error_and_not_a_loop(folder):
         WithReplacements(samples)[0]
 
 
+@pytest.mark.parametrize("samples", [5, 100])
+def test_of_a_mixture_all_rows_count_and_not_those_of_a_pass(folder, samples):
+    """A pass may be shorter or longer than the rows are many."""
+    rows = load_conversations(jsonl(folder, 12, long=range(0, 12, 2)))
+    mixture = Mixture([Part(rows)], samples=samples, seed=1)
+    found = WithReplacements(EncodedSamples(mixture, PROCESSOR, max_length=20, overlong="drop"))
+    good = {tokens_of(number) for number in range(1, 12, 2)}
+    for epoch in range(8):
+        found.set_epoch(epoch)
+        assert {answer_of(found[index]) for index in range(samples)} <= good
+    assert len(found.faults.overlong) == 6
+    nothing = WithReplacements(EncodedSamples(mixture, PROCESSOR, max_length=3, overlong="drop"))
+    with pytest.raises(UnreadableSamplesError, match="all samples are longer than allowed"):
+        nothing[0]
+
+
 def test_what_the_processor_refuses_is_a_bad_sample():
     class Refusing(CharacterProcessor):
         def encode_conversation(self, messages, images, max_image_tokens=None):
@@ -180,8 +196,8 @@ def test_bad_samples_of_files_with_the_same_name_are_several(folder, caplog):
 
 
 def test_too_many_bad_samples_of_a_stream_stop_it_with_the_list(folder):
-    with pytest.raises(UnreadableSamplesError, match=r"3 samples cannot be read.*my.jsonl, line \d+: "):
-        first(stream(folder, limit=0.01, broken=[1, 7, 8]), 60)
+    with pytest.raises(UnreadableSamplesError, match=r"8 samples cannot be read.*my.jsonl, line \d+: "):
+        first(stream(folder, limit=0.01, broken=range(1, 40, 4)), 60)
     nothing = EncodedStream([{"messages": [], "images": [b"x"]}], PROCESSOR, limit=1.0)
     with pytest.raises(UnreadableSamplesError):
         next(iter(nothing))

@@ -3,13 +3,14 @@
 
 import io
 import logging
+import random
 
 import datasets
 import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from sailvit_hf.data.replacement import UnreadableSamplesError, WithReplacements
+from sailvit_hf.data.replacement import FaultLog, UnreadableSamplesError, WithReplacements
 
 
 class Numbers:
@@ -52,11 +53,47 @@ def test_each_is_reported_once_with_its_number_and_reason(caplog: pytest.LogCapt
 
 
 def test_too_many_stop_with_the_list() -> None:
-    samples = WithReplacements(Numbers(1000, set(range(0, 1000, 50))), limit=0.01)
-    with pytest.raises(UnreadableSamplesError, match=r"3 samples cannot be read.*sample 0: .*sample 50: .*sample 100"):
+    samples = WithReplacements(Numbers(1000, set(range(0, 1000, 10))), limit=0.01)
+    with pytest.raises(UnreadableSamplesError, match=r"8 samples cannot be read.*sample 0: .*sample 10: .*sample 70"):
         for index in range(1000):
             samples[index]
-    assert samples.asked == 101
+    assert samples.asked == 71
+
+
+@pytest.mark.parametrize("size, worst", [(50, 1), (300, 4), (100_000, 8)])
+def test_what_is_more_than_the_limit_of_all_is_no_chance(size: int, worst: int) -> None:
+    """Of few samples one more than the limit is too many; of many the share must be far above it."""
+    log = FaultLog(0.01, size)
+    with pytest.raises(UnreadableSamplesError, match=rf"^{worst} samples cannot be read"):
+        for index in range(1000):
+            log.ask()
+            if index % 25 == 0:
+                log.meet(index, "it", OSError("broken"))
+
+
+def test_luck_of_one_of_many_workers_stops_no_run() -> None:
+    def stopped(share: float) -> int:
+        number = 0
+        for worker in range(512):
+            rng, log = random.Random(f"{worker}/{share}"), FaultLog(0.02)
+            try:
+                for index in range(800):
+                    log.ask()
+                    if rng.random() < share:
+                        log.meet(index, "it", OSError("broken"))
+            except UnreadableSamplesError:
+                number += 1
+        return number
+
+    assert stopped(0.01) == 0 and stopped(0.08) == 512
+
+
+def test_replacements_are_not_looked_for_without_end() -> None:
+    """The rows of a pass may be bad, while others, of other passes, are not known."""
+    numbers = Numbers(5, {0, 1, 2, 3, 4})
+    numbers.distinct = 1000
+    with pytest.raises(UnreadableSamplesError, match="^no sample can be used, 5 cannot be read and 0 are longer"):
+        WithReplacements(numbers, limit=1.0)[0]
 
 
 def test_a_data_set_of_which_nothing_can_be_read_is_an_error_and_not_a_loop() -> None:

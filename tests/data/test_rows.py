@@ -296,6 +296,21 @@ def test_other_files_or_another_order_are_noticed_on_going_on(folder):
         mixture().lane(0, 2, state)
 
 
+def test_other_rows_by_their_numbers_are_noticed_on_going_on(folder):
+    """Beside streams in a mixture: a place in the order says nothing in another file of as many rows."""
+
+    def mixture(start):
+        rows = load_conversations(jsonl(folder, 9, "a.jsonl", start=start), image_root=folder)
+        return StreamMixture([Part(IndexedSource(rows))])
+
+    lane = mixture(1).lane(0, 1)
+    next(lane)
+    state, rest = lane.state_dict(), numbers(islice(lane, 6))
+    assert numbers(islice(mixture(1).lane(0, 1, state), 6)) == rest
+    with pytest.raises(SailvitError, match="not those that it began with"):
+        mixture(1000).lane(0, 1, state)
+
+
 def test_rows_of_several_files_are_called_the_same_in_every_pass(folder):
     for part in range(3):
         rows = [numbered(number) for number in range(7 * part, 7 * part + 7)]

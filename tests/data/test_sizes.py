@@ -93,6 +93,8 @@ def test_other_data_and_other_processors_do_not_find_it(file, processor, tmp_pat
     images = SAILViTImageProcessorPil(size={"height": 16, "width": 16}, max_tiles=2)
     fewer_tiles = SAILViTProcessor.from_parts(images, DemoWorld().tokenizer(), patch_size=4)
     assert packing_rows(file, fewer_tiles).size_tables() == [(COUNT, None)]
+    images.max_tiles = 4  # known again as soon as it is the same
+    assert packing_rows(file, fewer_tiles).size_tables()[0][1] is not None
     assert packing_rows(file, processor, max_image_tokens=32).size_tables() == [(COUNT, None)]
     assert packing_rows(file, processor, max_length=64).size_tables()[0][1] is not None  # lengths do not hang on it
     folder = tmp_path_factory.mktemp("saved")

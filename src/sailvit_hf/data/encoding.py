@@ -146,6 +146,11 @@ class EncodedSamples(Sequence):
         index = range(len(self))[index]
         return self.encoder(self.dataset[index], f"sample {index}")
 
+    @property
+    def distinct(self) -> int:
+        """How many different samples there are in all passes."""
+        return int(getattr(self.dataset, "distinct", len(self)))
+
     def row_key(self, index: int) -> int:
         """A number that a sample has in every pass."""
         own = getattr(self.dataset, "row_key", None)

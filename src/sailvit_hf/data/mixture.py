@@ -56,6 +56,33 @@ def check_weights(parts: Sequence[Part]) -> None:
         raise SailvitError("some sources have a weight and some have none: give one to all, or to none")
 
 
+def pass_sizes(available: Sequence[float], weights: Sequence[float | None], samples: int | None = None) -> list[int]:
+    """How many samples of each part a pass of a `Mixture` holds.
+
+    Args:
+        available: how many of each part can be used, times its `epochs`.
+        weights: of each part; either all have one or none.
+        samples: of the pass, if that is given.
+
+    Raises:
+        SailvitError: there are more parts than samples.
+    """
+    if samples is not None:
+        if samples < len(weights):
+            raise SailvitError(f"samples is {samples}: give one at least for each of {len(weights)} sources")
+        summed = np.cumsum([0.0, *(weight or 1.0 for weight in weights)])
+        ends = np.rint(summed / summed[-1] * (samples - len(weights))).astype(np.int64)
+        return [1 + int(size) for size in np.diff(ends)]
+    sizes = list(available)
+    if weights[0] is not None:
+        total = sum(weight or 0.0 for weight in weights)
+        shares = [(weight or 0.0) / total for weight in weights]
+        longest = min(size / share for size, share in zip(sizes, shares, strict=True))
+        sizes = [longest * share for share in shares]
+    # A little more than the quotient may come of dividing and multiplying.
+    return [max(1, math.floor(size + 1e-6)) for size in sizes]
+
+
 class Mixture(Sequence):
     """Data sets with indices as one data set: an index into them, nothing is copied.
 
@@ -94,30 +121,21 @@ class Mixture(Sequence):
         return np.sort(rng.choice(length, part.max_samples, replace=False))
 
     def _sizes_of_a_pass(self) -> list[int]:
-        if self.samples is not None:
-            if self.samples < len(self.parts):
-                sources = f"each of {len(self.parts)} sources"
-                raise SailvitError(f"samples is {self.samples}: give one at least for {sources}")
-            summed = np.cumsum([0.0, *(part.weight or 1.0 for part in self.parts)])
-            ends = np.rint(summed / summed[-1] * (self.samples - len(self.parts))).astype(np.int64)
-            return [1 + int(size) for size in np.diff(ends)]
         available = [
             len(chosen) * (1.0 if part.epochs is None else part.epochs)
             for chosen, part in zip(self._chosen, self.parts, strict=True)
         ]
-        weights = [part.weight for part in self.parts]
-        if weights[0] is not None:
-            total = sum(weight or 0.0 for weight in weights)
-            shares = [(weight or 0.0) / total for weight in weights]
-            longest = min(size / share for size, share in zip(available, shares, strict=True))
-            available = [longest * share for share in shares]
-        # A little more than the quotient may come of dividing and multiplying.
-        return [max(1, math.floor(size + 1e-6)) for size in available]
+        return pass_sizes(available, [part.weight for part in self.parts], self.samples)
 
     @property
     def sizes(self) -> list[int]:
         """How many samples of each part a pass holds."""
         return list(self._sizes)
+
+    @property
+    def distinct(self) -> int:
+        """How many different samples there are in all passes."""
+        return sum(map(len, self._chosen))
 
     def __len__(self) -> int:
         return sum(self._sizes)
@@ -186,9 +204,11 @@ class MixturePass(Sequence):
             own = np.flatnonzero(parts == part)
             start = self.epoch * self.sizes[part] - (int(self._ends[part]) - self.sizes[part])
             rounds, inside = np.divmod(numbers[own] + start, len(self.chosen[part]))
-            for which in np.unique(rounds).tolist():
-                now = rounds == which
-                rows[own[now]] = self._row(part, which, inside[now])
+            # By rounds, of which a small part has very many in a long pass.
+            by_round = np.argsort(rounds, kind="stable")
+            which, starts = np.unique(rounds[by_round], return_index=True)
+            for number, now in zip(which.tolist(), np.split(by_round, starts[1:]), strict=True):
+                rows[own[now]] = self._row(part, number, inside[now])
         found = np.stack([parts, rows], axis=1)
         return found if isinstance(places, slice) or np.ndim(places) else found[0]
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
 """Samples that cannot be used: counted, reported once, and replaced by others, so that training goes on."""
 
+import math
 import random
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -17,7 +18,9 @@ logger = logging.get_logger(__name__)
 UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError, SailvitError)
 # A share of fewer samples than these says nothing: one bad picture among the first ten is not ten per cent.
 FEWEST = 200
-# Of a stream so many unusable samples one after the other mean that there are no others.
+# So many standard deviations above the limit are no chance; fewer would be one, in hundreds of workers.
+CHANCE = 4.0
+# So many unusable samples one after the other mean that there are no others.
 MOST_IN_A_ROW = 2000
 
 
@@ -33,6 +36,12 @@ class UnreadableSamplesError(SailvitError):
     """More samples are unreadable than the limit allows."""
 
 
+def too_many(bad: int, asked: int, limit: float) -> bool:
+    """Whether so many unreadable ones of the samples asked for say that more than this share of all are unreadable."""
+    allowed = limit * max(asked, FEWEST)
+    return bad > allowed + CHANCE * math.sqrt(allowed)
+
+
 class FaultLog:
     """Counts and reports the samples that cannot be used, each once.
 
@@ -40,9 +49,10 @@ class FaultLog:
     of them had found.
 
     Args:
-        limit: share of the samples asked for so far (counted as at least 200, or all of a smaller set) that may be
-            unreadable. Over-long ones that are to be dropped do not count.
-        size: number of samples, if it is known.
+        limit: share of the samples that may be unreadable: of all, if their number is known, and of those asked for so
+            far, once they are so many more that it is no chance (`too_many`). Over-long ones that are to be dropped do
+            not count.
+        size: number of different samples, if it is known.
 
     Attributes:
         bad, overlong: what is wrong with each sample met in this process, by its key.
@@ -99,33 +109,33 @@ class FaultLog:
         self.bad[key] = said
         self._news["bad"].append([key, said])
         logger.warning(f"{name} cannot be read and is replaced: {said}")
-        fewest = FEWEST if self.size is None else min(FEWEST, self.size)
-        if len(self.bad) > self.limit * max(self.asked, fewest):
-            self._raise()
+        of_all = self.size is not None and len(self.bad) > self.limit * self.size
+        if of_all or too_many(len(self.bad), self.asked, self.limit):
+            raise UnreadableSamplesError(
+                f"{len(self.bad)} samples cannot be read, more than bad_sample_limit={self.limit:g} allows "
+                f"({_listed(self.bad)}): mend or remove them, or raise the limit"
+            )
 
     def stop_if_nothing_is_left(self, in_a_row: int) -> None:
-        """Raise if no sample can be used: of a set all are known, of a stream very many came one after the other.
+        """Raise if no sample can be used: all of a set are known as such, or very many came one after the other.
 
         Raises:
             UnreadableSamplesError: no sample can be used.
         """
-        if in_a_row >= MOST_IN_A_ROW if self.size is None else len(self.bad) + len(self.overlong) >= self.size:
-            self._raise()
-
-    def _raise(self) -> None:
-        both = {**self.bad, **self.overlong}
-        listed = "; ".join(f"{_name(key)}: {why}" for key, why in list(both.items())[:10])
-        more = f"; and {len(both) - 10} more" if len(both) > 10 else ""
+        if in_a_row < MOST_IN_A_ROW and (self.size is None or len(self.bad) + len(self.overlong) < self.size):
+            return
         if not self.bad:
-            raise UnreadableSamplesError(f"all samples are longer than allowed ({listed}{more}): raise max_length")
+            listed = _listed(self.overlong)
+            raise UnreadableSamplesError(f"all samples are longer than allowed ({listed}): raise max_length")
         raise UnreadableSamplesError(
-            f"{len(self.bad)} samples cannot be read, more than bad_sample_limit={self.limit:g} allows ({listed}"
-            f"{more}): mend or remove them, or raise the limit"
+            f"no sample can be used, {len(self.bad)} cannot be read and {len(self.overlong)} are longer than allowed "
+            f"({_listed({**self.bad, **self.overlong})}): mend the data, or raise max_length"
         )
 
 
-def _name(key: Hashable) -> str:
-    return f"sample {key}" if isinstance(key, int) else str(key)
+def _listed(faults: Mapping[Hashable, str]) -> str:
+    named = [f"{f'sample {key}' if isinstance(key, int) else key}: {why}" for key, why in list(faults.items())[:10]]
+    return "; ".join(named) + (f"; and {len(faults) - 10} more" if len(faults) > 10 else "")
 
 
 class WithReplacements(Sequence):
@@ -145,7 +155,7 @@ class WithReplacements(Sequence):
 
     def __init__(self, dataset: Any, limit: float = 0.01) -> None:
         self.dataset, self.limit = dataset, limit
-        self.faults = FaultLog(limit, len(dataset))
+        self.faults = FaultLog(limit, getattr(dataset, "distinct", len(dataset)))
         self.skipped = SkippedCounts()
 
     @property
@@ -173,9 +183,11 @@ class WithReplacements(Sequence):
         sample = self._read(index)
         if sample is None:
             self.skipped.add(self.faults.kind(self._key(index)))
-        draw = random.Random(index)
+        draw, in_a_row = random.Random(index), 1
         while sample is None:
+            self.faults.stop_if_nothing_is_left(in_a_row)
             sample = self._read(draw.randrange(len(self.dataset)))
+            in_a_row += 1
         return sample
 
     def __getitems__(self, indices: list[int]) -> list[Any]:
@@ -191,8 +203,7 @@ class WithReplacements(Sequence):
             return self.dataset[index]
         except UNREADABLE as error:
             self.faults.meet(key, f"sample {index}", error)
-        self.faults.stop_if_nothing_is_left(1)
-        return None
+            return None
 
     def _key(self, index: int) -> int:
         own = getattr(self.dataset, "row_key", None)

@@ -54,7 +54,14 @@ def measured_with(encoder: Encoder) -> str:
     return short_digest([counts, words, budget, encoder.match_extension, str(encoder.image_root)])
 
 
-_measured_with = lru_cache(maxsize=8)(measured_with)
+@lru_cache(maxsize=8)
+def _measured_with(encoder: Encoder, settings: tuple[str, ...]) -> str:
+    """`measured_with`, remembered while the processor's settings are these: all data sets of a run ask for it."""
+    return measured_with(encoder)
+
+
+def _settings(processor: Any) -> tuple[str, ...]:
+    return str(getattr(processor, "image_processor", "")), str(processor.chat_template), str(len(processor.tokenizer))
 
 
 def table_file(rows: Any, encoder: Encoder) -> Path | None:
@@ -73,9 +80,10 @@ def table_file(rows: Any, encoder: Encoder) -> Path | None:
         folder = Path(config.HF_DATASETS_CACHE)
     else:
         folder = place.root
+    with_what = _measured_with(encoder, _settings(encoder.processor))
     reader = getattr(rows, "reader", None)
     read = None if reader is None else [reader.format, os.path.relpath(reader.image_root or folder, folder)]
-    return folder / FOLDER / f"{short_digest([data, len(rows), read, _measured_with(encoder)])}.npy"
+    return folder / FOLDER / f"{short_digest([data, len(rows), read, with_what])}.npy"
 
 
 def load_table(rows: Any, encoder: Encoder | None) -> np.ndarray | None:

@@ -151,19 +151,11 @@ class ConversationStream:
             saved = self.place.kind == "saved"  # in memory's reach: its rows are found by their numbers
             options: dict[str, Any] = {"split": split, "name": name, "revision": revision, "streaming": not saved}
             self.dataset = open_with_datasets(self.place, **options)
-        self.identity = short_digest([split, name, max_samples, shuffle_buffer, seed, self._data()])
+        data = _told_apart(self.place, self.dataset), getattr(self.dataset, "num_shards", None)
+        self.identity = short_digest([split, name, max_samples, shuffle_buffer, seed, data])
         first = next(self._rows(None, 0, 1, None), None)
         if first is not None:
             check_pictures(first[1].read())
-
-    def _data(self) -> list[Any]:
-        """Names and sizes of the files; neither times nor the folder, for data may be copied."""
-        place, root = self.place, self.place.root
-        if place.kind == "saved":
-            return [len(self.dataset), self.dataset._fingerprint]
-        files = sorted(Path(place.path).rglob("*.parquet")) if place.kind == "folder" else place.files
-        named = [(str(file.relative_to(root)) if root else file.name, file.stat().st_size) for file in files]
-        return [getattr(self.dataset, "num_shards", None), named]
 
     def one_pass(self, number: int, lane: int, lanes: int, cursor: Any = None) -> Blocks:
         """See `Source`."""
@@ -183,6 +175,14 @@ class ConversationStream:
         if self.place.kind == "saved":
             return _saved_rows(self.dataset, self.reader, self.label, lane, lanes, most, start)
         return _dataset_rows(self.dataset, self.reader, self.label, order, lane, lanes, most, start)
+
+
+def _told_apart(place: Place, dataset: Any) -> Any:
+    """Names and sizes of a place's files; neither times nor the folder, for data may be copied. Of the Hub nothing."""
+    if place.kind == "saved":
+        return dataset._fingerprint
+    files = sorted(Path(place.path).rglob("*.parquet")) if place.kind == "folder" else place.files
+    return [(place.called(file), file.stat().st_size) for file in files]
 
 
 def _lane_of(files: Sequence[T], order: random.Random | None, lane: int, lanes: int, most: int | None) -> tuple:
@@ -303,7 +303,9 @@ class IndexedSource:
 
     def __init__(self, rows: Any, max_samples: int | None = None, seed: int = 0) -> None:
         self.rows, self.seed = rows, seed
-        self.identity = f"{len(rows)}/{max_samples}/{seed}"
+        place = getattr(rows, "place", None)
+        data = None if place is None else _told_apart(place, rows.rows)
+        self.identity = short_digest([len(rows), max_samples, seed, data])
         self.chosen: Any = range(len(rows))
         if max_samples is not None and max_samples < len(rows):
             self.chosen = sorted(random.Random(f"{seed}/choice").sample(self.chosen, max_samples))

@@ -253,6 +253,12 @@ def test_overlong_samples(overlong):
         assert plan.counts["overlong"] == COUNT - len(found) > 0
 
 
+@pytest.mark.parametrize("reads", [COUNT, plan_module._PLANNED_WHOLE + 1])
+def test_data_of_which_nothing_fits_have_no_steps(reads):
+    with pytest.raises(SailvitError, match="not one sample of the data fits into a pack"):
+        planned_steps(sequential(reads), reads, lambda index: SampleSize(9, 0), Packer(5), 2, overlong="drop")
+
+
 def test_data_of_which_nothing_fits_do_not_run_for_ever():
     plan = PackPlan(IndexStream(sequential(COUNT)), size_of, Packer(5), 2, overlong="drop")
     with pytest.raises(SailvitError, match="not one sample of the data fits into a pack"):
@@ -281,7 +287,7 @@ def test_unreadable_samples_are_left_out_and_counted(caplog, monkeypatch):
 
 def test_too_many_unreadable_samples():
     plan = PackPlan(IndexStream(sequential(COUNT), COUNT), broken(*range(50)), Packer(1024), 2)
-    with pytest.raises(UnreadableSamplesError, match=r"3 samples cannot be read, more than bad_sample_limit=0.01"):
+    with pytest.raises(UnreadableSamplesError, match=r"8 samples cannot be read, more than bad_sample_limit=0.01"):
         plan.next_step()
 
 

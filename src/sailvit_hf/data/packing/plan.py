@@ -13,7 +13,7 @@ import numpy as np
 from transformers.utils import logging
 
 from ...errors import SailvitError
-from ..replacement import FEWEST, UNREADABLE, UnreadableSamplesError
+from ..replacement import UNREADABLE, UnreadableSamplesError, too_many
 from ..streams import Pending
 from .packer import Packer, SampleSize, Waiting
 from .streams import IndexStream, Order, Stream
@@ -27,6 +27,8 @@ _PACKED, _COUNTED, _MARGIN = (32, 1024), (1024, 256), 0.002
 
 # Samples that wait for each pack of a step, so that all its packs can have the same goal; and at most, for the time.
 _WAITING, _MOST_WAITING = 2, 4096
+
+_NOTHING_FITS = "not one sample of the data fits into a pack: look at the data or raise max_length"
 
 Pack = list[Any]
 Measure = Callable[[Any], SampleSize]
@@ -209,7 +211,7 @@ class PackPlan:
                 return
             self._overlong(number, size)
         if self.stream.epoch > self._kept_in_epoch + 1:
-            raise SailvitError("not one sample of the data fits into a pack: look at the data or raise max_length")
+            raise SailvitError(_NOTHING_FITS)
 
     def _overlong(self, number: int, size: SampleSize) -> None:
         room = f"{self.packer.max_tokens} tokens"
@@ -227,7 +229,7 @@ class PackPlan:
         self._reasons = [*self._reasons, reason][:10]
         if not self.quiet:
             logger.warning(f"{reason}; it is left out")
-        if self.counts["unreadable"] > self.bad_sample_limit * max(self.counts["read"], FEWEST):
+        if too_many(self.counts["unreadable"], self.counts["read"], self.bad_sample_limit):
             raise UnreadableSamplesError(
                 f"{self.counts['unreadable']} samples cannot be read, more than bad_sample_limit="
                 f"{self.bad_sample_limit:g} allows ({'; '.join(self._reasons)}): mend or remove them, or raise the "
@@ -357,9 +359,15 @@ def planned_steps(
         order: gives the indices of a pass.
         reads (`int`): samples in all.
         measure, packer, packs_per_step, options: see `PackPlan`.
+
+    Raises:
+        SailvitError: not one sample fits into a pack.
     """
     if reads <= _PLANNED_WHOLE:
-        return _plan_of_sizes(order, reads, measure, packer, packs_per_step, **options)[1]
+        plan, steps = _plan_of_sizes(order, reads, measure, packer, packs_per_step, **options)
+        if not plan.counts["packs"]:
+            raise SailvitError(_NOTHING_FITS)
+        return steps
     found = _windows(order, reads, _PACKED)
     indices, seen = np.concatenate(found), []
 
@@ -368,6 +376,8 @@ def planned_steps(
         return seen[-1]
 
     plan, _ = _plan_of_sizes(lambda epoch: indices, len(indices), noted, packer, packs_per_step, **options)
+    if not plan.counts["packs"]:
+        raise SailvitError(_NOTHING_FITS)
     tokens = np.array(seen)[:, 0]
     if isinstance(measure, RememberedSizes) and measure.known:
         found = _windows(order, reads, _COUNTED)
