@@ -24,7 +24,11 @@ from sailvit_hf.refinement.stages import TARGET_STAGES
 RECIPES = Path(__file__).parents[2] / "recipes"
 SCALED = sorted(path for folder in ("large", "huge", "mllm") for path in (RECIPES / folder).glob("*.yaml"))
 KEYS = ("coarse", "fine", "world")
-SOURCE = re.compile(r"# (published: (R|C)\b|ours: \w+ ?\w*)")
+DEMO_SIZED = [RECIPES / "smollm2.yaml", RECIPES / "smollm2_gpu.yaml"]
+MARKED = [*SCALED, RECIPES / "qlora.yaml", *DEMO_SIZED]
+SOURCE = re.compile(r"# (published: (R|C|L|Q)\b|ours: \w+ ?\w*)")
+# A key that opens a group: only where it is a stage is there something to say, namely what trains.
+GROUP = re.compile(r"(\w+):( &\w+)?( +#.*)?")
 
 
 def name(path: Path) -> str:
@@ -36,13 +40,33 @@ def test_these_are_shipped():
     assert sorted(map(name, SCALED)) == sorted([*wanted, "mllm/huge.yaml", "mllm/large.yaml"])
 
 
-@pytest.mark.parametrize("path", SCALED, ids=name)
+@pytest.mark.parametrize("path", MARKED, ids=name)
 def test_every_line_with_a_value_says_where_it_comes_from(path):
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         text = line.strip()
-        if not text or text.startswith("#") or re.fullmatch(r"\w+:( +#.*)?", text):
+        group = GROUP.fullmatch(text)
+        if not text or text.startswith("#") or (group and group[1] not in (*STAGES, *TARGET_STAGES)):
             continue
         assert SOURCE.search(line), f"{name(path)}, line {number}: {text}"
+
+
+@pytest.mark.parametrize("path", MARKED[: -len(DEMO_SIZED)], ids=name)
+def test_what_a_stage_trains_is_said_where_it_begins(path):
+    words = {"vision_tower": "the ViT", "multi_modal_projector": "connector", "language_model": "the language model"}
+    stages = {**STAGES, **TARGET_STAGES}
+    for key, comment in re.findall(rf"^  ({'|'.join(stages)}): +#(.*)", path.read_text(), flags=re.M):
+        said = re.match(r" published: R[^(]*\(trains (.*?)\)", comment)[1]
+        assert [word in said for word in words.values()] == [module in stages[key].trains for module in words]
+
+
+@pytest.mark.parametrize("path", [path for path in SCALED if path.stem in ("world", "large")], ids=name)
+def test_what_stands_for_a_set_is_what_the_docs_say(path):
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|", (RECIPES.parent / "docs/recipes.md").read_text(), flags=re.M)
+    for line in path.read_text().splitlines():
+        stands = re.search(r"# ours: share; R names ([\w-]+), for which this one stands", line)
+        if stands is not None:
+            here = re.search(r"name: (\w+)|/([\w-]+),", line)
+            assert any(stands[1] in row and f"{here[1] or here[2]}`" in sets for row, sets in rows), line
 
 
 @pytest.mark.parametrize("path", SCALED, ids=name)
