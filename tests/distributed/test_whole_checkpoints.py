@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from . import whole
 from .parts import launch
 
-QUICK = {"world", "coarse"}
+QUICK = {"world", "coarse", "accumulated"}
 NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in whole.SETTINGS]
 TOLERANCE = 1e-6
 WITHOUT_PACKAGE = """

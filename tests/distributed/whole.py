@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from sailvit_hf.cli.__main__ import leave
@@ -31,6 +32,7 @@ SETTINGS = {
     "untied": {"stage": "world", "model": {"tied": False}, "arguments": {"gradient_checkpointing": True}},
     "clip-per-module": {"stage": "world", "arguments": {"clip_per_module": True, "max_grad_norm": 0.1}},
     "clip-tower": {"stage": "world", "model": {"tower": "clip", "vision_feature_layer": -2}},
+    "accumulated": {"stage": "world", "accumulation": 2},
     "parts": {"stage": "world", "arguments": {"freeze_vision_layers": 1, "vision_tower_layer_decay": 0.5}},
 }
 
@@ -64,15 +66,26 @@ class StopAt(TrainerCallback):
         control.should_training_stop = state.global_step >= self.step
 
 
+class GradientsOfParts(TrainerCallback):
+    """Between the micro-batches of a sharded model no process holds a whole gradient."""
+
+    def on_substep_end(self, args, state, control, model, **kwargs):
+        trained = [each for each in model.parameters() if each.requires_grad]
+        assert trained and all(isinstance(each.grad, DTensor) for each in trained)
+        assert all(each.grad.dtype == torch.float32 for each in trained)
+        self.seen = True
+
+
 def trainer_for(name, folder, processes, **arguments):
     """A trainer of eight samples a step, with a checkpoint after every second one."""
     setting = SETTINGS[name]
+    accumulation = setting.get("accumulation", 1)
     options = {
         "output_dir": str(folder), "max_steps": STEPS, "learning_rate": 1e-2, "optim": "adamw_torch",
         "adam_epsilon": 1e-3, "logging_steps": 1, "warmup_steps": 2, "save_strategy": "steps", "save_steps": 2,
         "train_sampling_strategy": "sequential", "use_cpu": True, "disable_tqdm": True, "seed": 3,
-        "ddp_timeout": COLLECTIVE_SECONDS, "per_device_train_batch_size": 8 // processes,
-        "remove_unused_columns": False, "report_to": "none",
+        "ddp_timeout": COLLECTIVE_SECONDS, "per_device_train_batch_size": 8 // processes // accumulation,
+        "gradient_accumulation_steps": accumulation, "remove_unused_columns": False, "report_to": "none",
     }  # fmt: skip
     return RefinementTrainer(
         tiny_model(**setting.get("model", {})),
@@ -89,7 +102,12 @@ def train(name, folder, processes=1, resume=None, steps=None, **arguments):
     trainer = trainer_for(name, folder, processes, **arguments)
     if steps is not None:
         trainer.add_callback(StopAt(steps))
+    gradients = GradientsOfParts()
+    if trainer.is_fsdp_enabled:
+        trainer.add_callback(gradients)
     trainer.train(resume_from_checkpoint=resume)
+    if trainer.is_fsdp_enabled and trainer.args.gradient_accumulation_steps > 1:
+        assert gradients.seen
     return trainer
 
 

@@ -100,6 +100,11 @@ def check_environment() -> None:
         )
 
 
+def wants_fsdp(args: Any) -> bool:
+    """Whether parameters are to be sharded by FSDP."""
+    return bool(args.fsdp) or _is_set("ACCELERATE_USE_FSDP")
+
+
 def check_layout(args: Any, accelerator: Any) -> None:
     """Compare what was asked for with what accelerate made of it.
 
@@ -122,7 +127,7 @@ def check_layout(args: Any, accelerator: Any) -> None:
             f"one process sees {args.n_gpu} GPUs, and the Trainer would split each batch by rows, tearing pictures "
             "from their texts: use --launch ddp, or CUDA_VISIBLE_DEVICES=0 for one GPU"
         )
-    asked = {"FSDP": args.fsdp or _is_set("ACCELERATE_USE_FSDP")}
+    asked = {"FSDP": wants_fsdp(args)}
     asked["DEEPSPEED"] = args.deepspeed or _is_set("ACCELERATE_USE_DEEPSPEED")
     for name, wanted in asked.items():
         if wanted and kind != name:

@@ -33,6 +33,7 @@ from .arguments import RefinementArguments
 from .callbacks import ModuleClipping, ModuleTable, StageProgress
 from .engine.contrastive import ContrastiveLoss, share_of_step
 from .engine.optim import parameter_groups
+from .launching import wants_fsdp
 from .lineage import Lineage, StageRecord, describe_data, loss_summary, model_card, package_versions
 from .monitoring import MEASURED, make_monitor
 from .parents import describe_parent, find_lineage
@@ -212,10 +213,14 @@ class RefinementTrainer(SafeTrainer):
             # that trains, which spares DDP a walk over the graph at every step.
             args.ddp_find_unused_parameters = False
         args.learning_rate = next(iter(self.learning_rates.values()))
+        args.accelerator_config = copy.copy(args.accelerator_config)
         if args.accelerator_config.dispatch_batches is None:
             # Else accelerate cuts the batches of a stream, one piece a process, where pictures are no samples.
-            args.accelerator_config = copy.copy(args.accelerator_config)
             args.accelerator_config.dispatch_batches = False
+        if wants_fsdp(args):
+            # Else every process keeps whole gradients between the micro-batches, and sums them in half precision.
+            options = args.accelerator_config.gradient_accumulation_kwargs or {}
+            args.accelerator_config.gradient_accumulation_kwargs = {"sync_each_batch": True, **options}
         if args.data_seed is None:
             args.data_seed = args.seed  # else the order of samples hangs on what happened to draw from torch before
         if args.clip_per_module:
