@@ -9,7 +9,13 @@ import os
 import signal
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from sailvit_hf.cli.__main__ import leave
 
 
 def end_well(folder, rank):
@@ -32,6 +38,15 @@ def wait_for(folder, *patterns):
         time.sleep(0.05)
 
 
+def together():
+    """As a training does: meet the other processes."""
+    dist.init_process_group("gloo", timeout=timedelta(seconds=30))
+    number = torch.ones(1)
+    dist.all_reduce(number)
+    assert number == dist.get_world_size()
+    dist.barrier()
+
+
 def main(folder, what):
     rank, restarts = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     started = {name: os.environ[name] for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")}
@@ -39,8 +54,10 @@ def main(folder, what):
     if what.isdigit():
         wait_for(folder, "started-0-*", "started-1-*")  # the first end is that of all
         sys.exit(int(what))
+    if what.startswith("dies"):
+        together()  # what is started again must not find the addresses of those that are gone
     if what == "dies-once" and (folder / "died").exists():
-        sys.exit(0)
+        leave(0)
     if what.startswith("dies") and rank == 1:
         wait_for(folder, "waits-0")
         (folder / "died").touch()

@@ -219,6 +219,7 @@ def test_the_status_arrives(status, tmp_path):
 
 @pytest.mark.parametrize(("restarts", "status"), [pytest.param(0, 137, marks=pytest.mark.slow), (1, 0)])
 def test_a_killed_process(restarts, status, tmp_path):
+    """Those that are started again find each other, and not the addresses of those before them."""
     what = "dies-once" if restarts else "dies"
     assert started(tmp_path, what, max_restarts=restarts).wait(90) == status
     assert len(list(tmp_path.glob("started-*-1.json"))) == 2 * restarts

@@ -265,6 +265,10 @@ def launch(asked: Launch, command: list[str]) -> int:
         args.rdzv_conf = f"is_host={int(asked.machine_rank == 0)}"
         if asked.machine_rank == 0:
             args.local_addr = host
+    if asked.max_restarts:
+        # Else those that are started again may find, in the launcher's own store, the addresses of those before them.
+        os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+        args.standalone = asked.machines == 1  # of the static rendezvous the store is the same in every attempt
     # torchrun's own, which accelerate has no option for but hands on.
     args.signals_to_handle = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(GRACE_SECONDS))
