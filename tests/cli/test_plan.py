@@ -50,6 +50,18 @@ def test_sizes_that_were_measured(path, tmp_path, capsys):
     assert "is no file of sizes" in capsys.readouterr().err
 
 
+def test_what_the_recipe_says_stays(path, tmp_path, capsys):
+    said = ["--set", "stages.fine.samples=6400", "--json", str(tmp_path / "out.json")]
+    found = {"samples": 100, "unreadable": 0, "tokens": 1900, "tiles": 50}
+    (tmp_path / "a.json").write_text(json.dumps(found), encoding="utf-8")
+    assert main(["plan", str(path), "--gpus", "1", *said, "--sizes", str(tmp_path / "a.json")]) == 0
+    sizes = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["stages"][0]["sizes"]
+    assert (sizes["samples"], sizes["tokens"], sizes["tiles"]) == (6400, 19, 0.5)
+    capsys.readouterr()
+    assert main(["plan", str(path), "--gpus", "1", *said, *SIZES]) == 2
+    assert "--samples changes nothing: leave it out, or say --set stages.fine.samples=1000" in capsys.readouterr().err
+
+
 def test_nothing_fits(path, capsys):
     assert main(["plan", str(path), "--gpus", "2", "--reserve", "81", *SIZES]) == 1
     assert "none fits" in capsys.readouterr().out
@@ -65,6 +77,7 @@ def test_changes_of_the_recipe(path, capsys):
     [
         ([], "give --samples"),
         (["--gpu", "abacus"], "abacus"),
+        ([*SIZES, "--set", "stages.fine.arguments.max_length=19"], "has 20 tokens, more than max_length 19"),
         ([*SIZES, "--json", "/dev/null/x"], "cannot be written"),
     ],
 )

@@ -125,6 +125,7 @@ def test_experts_count_as_often_as_a_token_meets_them():
         ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
         ("NVIDIA A10G", None),
+        ("AMD Instinct MI250X", 191.5),  # one of its two dies
     ],
 )
 def test_the_peak_of_a_gpu(name, peak, monkeypatch):

@@ -20,11 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sharding", default="auto", help="auto (the first of these that fits), ddp, zero2, fsdp2, zero3"
     )
-    parser.add_argument("--samples", type=float, help="of one pass of each stage, where the recipe does not say it")
-    parser.add_argument("--tokens-per-sample", type=float, metavar="N", help="on average, pictures included")
-    parser.add_argument("--tiles-per-sample", type=float, metavar="N", help="on average")
+    parser.add_argument("--samples", type=float,
+                        help="of one pass of each stage of which the recipe and its files do not say it")  # fmt: skip
+    parser.add_argument("--tokens-per-sample", type=float, metavar="N",
+                        help="on average, pictures included; goes before what is measured or assumed")  # fmt: skip
+    parser.add_argument("--tiles-per-sample", type=float, metavar="N", help="on average; likewise")
     parser.add_argument("--sizes", nargs="+", metavar="FILE", type=Path, default=[],
-                        help="the .json files that `sailvit data sizes` left, of one stage's data")  # fmt: skip
+                        help="the .json files that `sailvit data sizes` left: the means of tokens and tiles, and how "
+                        "many samples there are where nobody else says it")  # fmt: skip
     parser.add_argument("--reserve", type=float, metavar="GIB", help="memory of each GPU to keep free (default: 6)")
     parser.add_argument("--price", type=float, help="of a GPU hour, for a column of costs")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="write a picture of it, as PNG")
@@ -35,14 +38,14 @@ def run(options: argparse.Namespace) -> int:
     """Print the plan; the status is 1 if a stage fits in no way."""
     from ..refinement.planning import Question, find_gpu, plan_recipes
     from ..refinement.planning.plan import RESERVE_GIB
+    from ..refinement.planning.tables import read_table
     from ..refinement.planning.text import plan_text
     from ..refinement.recipes.recipe import load_recipe
 
-    measured = _measured(options.sizes)
     question = Question(
         gpus=tuple(options.gpus), gpu=find_gpu(options.gpu), mfu=options.mfu, sharding=options.sharding,
-        samples=options.samples or measured.get("samples"), tokens=options.tokens_per_sample or measured.get("tokens"),
-        tiles=measured.get("tiles") if options.tiles_per_sample is None else options.tiles_per_sample,
+        samples=options.samples, tokens=options.tokens_per_sample, tiles=options.tiles_per_sample,
+        tables=tuple(map(read_table, options.sizes)),
         reserve_gib=RESERVE_GIB if options.reserve is None else options.reserve, price=options.price,
     )  # fmt: skip
     plan = plan_recipes([(load_recipe(path, options.overrides), path) for path in options.recipe], question)
@@ -54,24 +57,6 @@ def run(options: argparse.Namespace) -> int:
 
         _write(options.plot, plan_picture(plan))
     return int(any(answer.chosen is None for stage in plan.stages for answer in stage.answers))
-
-
-def _measured(files: list[Path]) -> dict[str, float]:
-    """Samples, and the mean of their tokens and tiles; nothing without files."""
-    sums = {"samples": 0.0, "tokens": 0.0, "tiles": 0.0}
-    for file in files:
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-            sums["samples"] += found["samples"] - found["unreadable"]
-            sums["tokens"] += found["tokens"]
-            sums["tiles"] += found["tiles"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SailvitError(
-                f"{file} is no file of sizes: name the .json that `sailvit data sizes` wrote"
-            ) from error
-    if not sums["samples"]:
-        return {}
-    return {"samples": sums["samples"], **{key: sums[key] / sums["samples"] for key in ("tokens", "tiles")}}
 
 
 def _write(path: Path, content: bytes) -> None:

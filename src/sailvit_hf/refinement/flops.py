@@ -39,7 +39,7 @@ PEAK_TFLOPS: Mapping[str, float] = MappingProxyType(
         "RTX 4090": 165.2,
         "RTX 3090": 71.0,
         "MI300X": 1307.4,
-        "MI250X": 383.0,
+        "MI250X": 191.5,  # of one of its two dies, each of which is a device: the data sheet has 383 for both
     }
 )
 

@@ -55,6 +55,19 @@ def test_what_is_divided():
         assert sum(found.activations.values()) + found.working == pytest.approx(3300)
 
 
+def test_fsdp2_keeps_whole_gradients_where_it_divides_those_of_the_last_micro_batch_only():
+    found = {devices: memory("fsdp2", devices, accumulated=True, divides_every=False) for devices in (2, 4, 64)}
+    for each in found.values():
+        assert each.gradients == 2 * 640  # in half precision, by however many devices the sum is divided then
+        assert sum(each.activations.values()) + each.working == pytest.approx(3300)
+        assert each.exchange == 2 * (200 + 200 + 100)  # the gradients of what is in no layer are among those
+    assert memory("fsdp2", divides_every=False).total == memory("fsdp2").total  # one micro-batch is the last
+    divided = memory("fsdp2", accumulated=True, divides_every=True)
+    assert divided.gradients == 4 * 640 / 4
+    assert divided.exchange == memory("fsdp2").exchange
+    assert divided.total == found[4].total - 2 * 640 + 4 * 640 / 4 + 2 * 50
+
+
 def test_more_devices_divide_more_and_fp32_takes_more():
     for layout in ("zero2", "fsdp2", "zero3"):
         assert memory(layout, devices=64).total < memory(layout, devices=4).total

@@ -37,6 +37,10 @@ def recipe(folder, stages=("coarse", "world"), **arguments):
     return parse_recipe({"name": "tiny", "output_dir": "runs/tiny", "start": start, "stages": plans})
 
 
+def without_none(values):
+    return {key: value for key, value in values.items() if value is not None}
+
+
 def question(*gpus, **options):
     return Question(gpus, find_gpu("h100"), tokens=16.0, tiles=2.0, **options)
 
@@ -107,6 +111,7 @@ def test_time_and_work(folder):
 
 def test_one_gpu_needs_no_layout(folder):
     plan = planned(folder, question(1))
+    assert "On 1 GPU\n" in plan_text(plan) and "1 GPUs" not in plan_text(plan)
     assert list(plan.stages[0].answers[0].memory) == ["single"]
     with pytest.raises(SailvitError, match="--sharding fsdp2 divides nothing on one GPU"):
         question(1, sharding="fsdp2")
@@ -118,6 +123,60 @@ def test_a_batch_that_does_not_divide_is_said(folder):
     assert answer.batch.rows == 63 and not answer.batch.whole
     assert any("world on 7 GPUs would be refused" in note for note in plan.assumptions)
     assert "63 (!)" in plan_text(plan)
+
+
+def test_samples_are_of_stages_that_say_none(folder):
+    with pytest.raises(SailvitError, match=r"--samples changes nothing: .* --set stages.coarse.samples=1000000"):
+        planned(folder, question(8, samples=1e6), stages=("coarse", "world"))
+    values = recipe(folder).to_dict()
+    values["stages"]["world"]["samples"] = None
+    mixed = parse_recipe(without_none(values))
+    plan = plan_recipes([(mixed, None)], question(8, samples=1e6, sharding="ddp"))
+    assert [stage.sizes.samples for stage in plan.stages] == [6400, 1e6]
+    (note,) = (note for note in plan.assumptions if "--samples" in note)
+    assert note == (
+        "coarse has 6,400 samples (the recipe), which --samples does not change; --set stages.coarse.samples=N does"
+    )
+
+
+def test_what_a_plan_does_not_count_is_said(folder):
+    plan = planned(folder, question(8, mfu=0.4, sharding="ddp"), gradient_checkpointing=True)
+    text = " ".join(plan_text(plan).split())
+    for words in ("the exchange between GPUs is not simulated", "without evaluation, encoder swap and foundations",
+                  "one of text alone learns more"):  # fmt: skip
+        assert words in text
+    compute = plan.stages[0].compute
+    again = 0.4 * (compute.total + compute.recomputed) / compute.total
+    assert 0.5 < again < 0.54 and f"share of their peak: {again:.0%} in world" in text
+    plain = planned(folder, question(8, mfu=0.4, sharding="ddp"), gradient_checkpointing=False)
+    assert "computed again the GPUs" not in " ".join(plan_text(plain).split())
+
+
+def test_checkpoints(folder):
+    plan = planned(folder, question(8, sharding="ddp"), save_steps=10, global_batch_size=64)
+    (stage,) = plan.stages
+    (answer,) = stage.answers
+    assert stage.saving.bytes == 12 * stage.parameters.total  # all of it trains: fp32 weights and two moments
+    assert (answer.steps, stage.saving.every(26), stage.saving.count(26), stage.saving.kept) == (26, 10, 3, 2)
+    assert stage.seconds_between(answer) == pytest.approx(10 * answer.days * 86_400 / 26)
+    values = plan.to_dict()["stages"][0]["answers"][0]
+    assert values["checkpoints"] == 3
+    assert values["seconds_between_checkpoints"] == stage.seconds_between(answer)
+    assert "checkpoints" in plan_text(plan) and "3 x " in plan_text(plan)
+    quiet = planned(folder, question(8, sharding="ddp"), save_strategy="no")
+    assert quiet.stages[0].seconds_between(quiet.stages[0].answers[0]) is None
+    assert [line.split() for line in plan_text(quiet).splitlines() if line.startswith("world")][2][-2:] == ["-", "-"]
+
+
+def test_gradients_between_micro_batches_of_fsdp2(folder):
+    said = {"gradient_accumulation_kwargs": {"sync_each_batch": False}}
+    found = []
+    for arguments in ({}, {"accelerator_config": {}}, {"accelerator_config": said}):
+        asked = recipe(folder, ("world",), global_batch_size=64, **arguments)
+        (stage,) = plan_recipes([(asked, None)], question(8, sharding="fsdp2")).stages
+        found.append(stage.answers[0].memory["fsdp2"].gradients)
+    parameters = stage.parameters.total  # all of them train
+    assert found == [4 * parameters / 8, 4 * parameters / 8, 2 * parameters]
 
 
 def test_the_layout_that_fits(folder):
@@ -135,8 +194,7 @@ def test_adapters_train_less_and_keep_less(folder):
     plain = planned(folder, question(8)).stages[0]
     values = recipe(folder, ("world",)).to_dict()
     values["stages"]["world"]["adapters"] = {"language_model": {"rank": 2}}
-    values = {key: value for key, value in values.items() if value is not None}
-    found = plan_recipes([(parse_recipe(values), None)], question(8)).stages[0]
+    found = plan_recipes([(parse_recipe(without_none(values)), None)], question(8)).stages[0]
     assert 0 < found.parameters.trained["language_model"] < plain.parameters.trained["language_model"]
     assert (
         found.answers[0].memory["ddp"].by_part()["optimiser"] < plain.answers[0].memory["ddp"].by_part()["optimiser"]
@@ -164,7 +222,7 @@ def test_the_picture_is_a_png(folder):
 @pytest.mark.parametrize(
     ("options", "words"),
     [({"mfu": 0.0}, "--mfu is 0.0"), ({"mfu": 40}, "--mfu is 40"), ({"sharding": "fsdp1"}, "choose auto, ddp"),
-     ({"reserve_gib": -1.0}, "--reserve")],
+     ({"reserve_gib": -1.0}, "--reserve"), ({"samples": -1.0}, "--samples is -1: give more than 0")],
 )  # fmt: skip
 def test_questions_that_make_no_sense(options, words):
     with pytest.raises(SailvitError, match=words):

@@ -44,6 +44,11 @@ GPUS: Mapping[str, Gpu] = MappingProxyType(
 )
 
 
+def count_gpus(count: int) -> str:
+    """So many GPUs, in words."""
+    return f"{count} GPU{'' if count == 1 else 's'}"
+
+
 def find_gpu(name: str) -> Gpu:
     """A GPU by its short name.
 

@@ -35,6 +35,10 @@ _OPTIMIZER_BYTES = {
 # DeepSpeed's own defaults, in elements: the bucket that gradients are reduced in (two of them, one on its way), and
 # the parameters that stage 3 may keep together.
 _ZERO_BUCKET, _ZERO3_LIVE = 5e8, 1e9
+# Whether FSDP2 divides the gradients of every micro-batch, as `RefinementTrainer` asks of accelerate unless a recipe
+# says otherwise (`sync_each_batch`). Else accelerate leaves it to the last micro-batch of a step (`no_sync`), and
+# until then every device keeps all gradients, whole and in half precision.
+DIVIDES_EVERY_MICRO_BATCH = True
 # Bytes of a weight in NF4 with doubly quantised constants (QLoRA, arXiv 2305.14314: 4.127 bits).
 _FOUR_BIT = 4.127 / 8
 
@@ -159,6 +163,7 @@ def device_memory(
     optimizer: float = 8.0,
     half: bool = True,
     accumulated: bool = False,
+    divides_every: bool = DIVIDES_EVERY_MICRO_BATCH,
     batches: int = 1,
     ema: bool = False,
     reserve: float = 0.0,
@@ -173,13 +178,15 @@ def device_memory(
         optimizer: bytes of its state a trained parameter, see `optimizer_bytes`.
         half: whether products are made in half precision.
         accumulated: whether a step has several micro-batches, so that gradients lie there while one is computed.
+        divides_every: whether FSDP2 divides the gradients of every micro-batch, not those of a whole step at its end.
         batches: micro-batches that lie on the device at once.
         ema: whether it keeps an average of the tower.
         reserve: bytes to keep free.
     """
     whole = layout in (SINGLE, "ddp")
     low = 2.0 if half else 4.0
-    per_gradient = 1.0 if whole else (4.0 / low if layout == "fsdp2" else 1.0) / devices
+    waits = layout == "fsdp2" and accumulated and not divides_every
+    per_gradient = _kept_of_gradients(layout, low, devices, whole or waits)
     weight = {SINGLE: 4.0, "ddp": 4.0, "zero2": low, "fsdp2": 4.0 / devices, "zero3": low / devices}[layout]
     copies = 4.0 if half and layout.startswith("zero") else 0.0
     state = (optimizer + copies) / (1 if whole else devices)
@@ -201,10 +208,17 @@ def device_memory(
         gradients=gradients,
         activations=activations,
         working=peak - gradients - lower,
-        exchange=_exchange(layout, parameters, low),
+        exchange=_exchange(layout, parameters, low, waits),
         average=4.0 * parameters.trained["vision_tower"] if ema else 0.0,
         reserve=reserve,
     )
+
+
+def _kept_of_gradients(layout: str, low: float, devices: int, whole: bool) -> float:
+    """Bytes that a device keeps of a byte of gradients."""
+    # What FSDP2 divides it keeps in fp32; of what waits, a layer's part takes the place of its whole in the last pass.
+    divided = (4.0 / low if layout == "fsdp2" else 1.0) / devices
+    return max(1.0, divided) if whole else divided
 
 
 def _held(activations: Mapping[str, float], batches: int) -> float:
@@ -212,14 +226,15 @@ def _held(activations: Mapping[str, float], batches: int) -> float:
     return activations["batch"] * (batches - 1)
 
 
-def _exchange(layout: str, parameters: Parameters, low: float) -> float:
-    """Bytes of buffers, and of weights and gradients that lie together for a while."""
+def _exchange(layout: str, parameters: Parameters, low: float, waits: bool) -> float:
+    """Bytes of buffers, and of weights and gradients that lie together for a while, unless all gradients do."""
     if layout == "ddp":
         return 4.0 * parameters.training  # its buckets are a second copy of the gradients
     if layout == "fsdp2":
         # In half precision the layer that runs and the next one; what is in no layer lies together all the time; the
         # gradients of one layer, and of what is in none.
         together = 2 * parameters.largest_unit + parameters.outside
-        return low * (together + min(parameters.largest_unit, parameters.training) + parameters.outside_trained)
+        gradients = min(parameters.largest_unit, parameters.training) + (0 if waits else parameters.outside_trained)
+        return low * (together + gradients)
     buckets = 2 * low * min(_ZERO_BUCKET, parameters.training) if layout.startswith("zero") else 0.0
     return buckets + (low * min(_ZERO3_LIVE, parameters.total) if layout == "zero3" else 0.0)

@@ -14,12 +14,23 @@ from ...errors import SailvitError
 from ..recipes.batches import accumulation_steps
 from ..recipes.recipe import Recipe, StagePlan
 from ..stages import MODULES, RefinementStage, get_stage
+from .checkpoints import Saving, saving_of
 from .compute import Compute, Tile, compute_of, days, tile_of
-from .data_sizes import Sizes, sizes_of
-from .machines import Gpu
-from .memory import LAYOUTS, SINGLE, DeviceMemory, Parameters, device_memory, optimizer_bytes
+from .data_sizes import Sizes, said_samples, sizes_of
+from .machines import Gpu, count_gpus
+from .memory import (
+    DIVIDES_EVERY_MICRO_BATCH,
+    LAYOUTS,
+    SINGLE,
+    DeviceMemory,
+    Parameters,
+    device_memory,
+    optimizer_bytes,
+)
+from .notes import assumptions, stage_notes
 from .parts import model_config
 from .simulation import MicroBatch, StepMemory, build_model, simulate_step
+from .tables import Table
 
 # Ours: what the driver, CUDA's and NCCL's contexts and cuBLAS hold, what the allocator cannot use for holes, packs
 # with more tiles than the mean, and the difference between a data sheet's gigabytes and what programs get.
@@ -40,7 +51,7 @@ class Question:
         gpu: of which kind.
         mfu: the share of the GPU's peak that learning gets.
         sharding: one of `LAYOUTS`, or `auto`.
-        samples, tokens, tiles: see `data_sizes.sizes_of`.
+        samples, tokens, tiles, tables: see `data_sizes.sizes_of`.
         reserve_gib: memory to keep free.
         price: of a GPU hour, in any currency.
     """
@@ -52,6 +63,7 @@ class Question:
     samples: float | None = None
     tokens: float | None = None
     tiles: float | None = None
+    tables: tuple[Table, ...] = ()
     reserve_gib: float = RESERVE_GIB
     price: float | None = None
 
@@ -68,6 +80,8 @@ class Question:
             )
         if self.sharding != "auto" and self.sharding not in LAYOUTS:
             raise SailvitError(f"--sharding is {self.sharding!r}: choose auto, {', '.join(LAYOUTS)}")
+        if self.samples is not None and self.samples <= 0:
+            raise SailvitError(f"--samples is {self.samples:g}: give more than 0")
         if self.reserve_gib < 0:
             raise SailvitError("--reserve must be at least 0 GiB")
 
@@ -109,6 +123,11 @@ class Answer:
     chosen: str | None
 
     @property
+    def step_seconds(self) -> float:
+        """Seconds of a step."""
+        return self.days * 86_400 / self.steps
+
+    @property
     def gpu_hours(self) -> float:
         """Hours of all GPUs together."""
         return self.days * 24 * self.gpus
@@ -127,7 +146,13 @@ class StageAnswer:
     seen: float
     compute: Compute
     checkpointing: tuple[str, ...]
+    saving: Saving
     answers: tuple[Answer, ...]
+
+    def seconds_between(self, answer: Answer) -> float | None:
+        """Seconds from one checkpoint to the next; None: none is saved on the way."""
+        every = self.saving.every(answer.steps)
+        return None if every is None else every * answer.step_seconds
 
     @property
     def tokens(self) -> float:
@@ -156,6 +181,8 @@ class Plan:
             stage |= {"tokens": found.tokens, "flops": found.flops}
             for answer, known in zip(stage["answers"], found.answers, strict=True):
                 answer["gpu_hours"] = known.gpu_hours
+                answer["checkpoints"] = found.saving.count(known.steps)
+                answer["seconds_between_checkpoints"] = found.seconds_between(known)
         return values
 
 
@@ -167,8 +194,10 @@ def plan_recipes(recipes: Sequence[tuple[Recipe, str | Path | None]], question: 
         question: the machines and what is assumed.
 
     Raises:
-        SailvitError: a model or a data size is not known.
+        SailvitError: a model or a data size is not known, or `samples` is given where every stage has its own.
     """
+    if question.samples is not None:
+        _check_samples([(key, plan) for recipe, _ in recipes for key, plan in recipe.stages.items()], question.samples)
     stages: list[StageAnswer] = []
     notes: list[str] = []
     for recipe, path in recipes:
@@ -176,7 +205,16 @@ def plan_recipes(recipes: Sequence[tuple[Recipe, str | Path | None]], question: 
         stages += [planner.stage(key) for key in recipe.stages]
         notes += planner.notes
     names = " + ".join(dict.fromkeys(recipe.name for recipe, _ in recipes))
-    return Plan(names, question, tuple(stages), (*_assumptions(question, stages), *dict.fromkeys(notes)))
+    return Plan(names, question, tuple(stages), (*assumptions(question, stages), *dict.fromkeys(notes)))
+
+
+def _check_samples(stages: Sequence[tuple[str, StagePlan]], samples: float) -> None:
+    """Refuse a number that no stage has a use for; it replaces nothing."""
+    if all(said_samples(plan, key) is not None for key, plan in stages):
+        raise SailvitError(
+            "the recipe or its files say of every stage how many samples there are, so --samples changes nothing: "
+            f"leave it out, or say --set stages.{stages[0][0]}.samples={samples:.0f}"
+        )
 
 
 class _Planner:
@@ -202,10 +240,13 @@ class _Planner:
         half = bool(_argument(plan, "bf16") or _argument(plan, "fp16"))
         if not half:
             self.notes.append(f"{key} says neither bf16 nor fp16: it trains in fp32, and will not reach this MFU")
+        self._note_samples(key, plan)
         model, mode = self._model(torch.float32, stage, plan)
         tile = tile_of(model)
         asked = self.question
-        sizes = sizes_of(self.recipe, key, tile.tokens, self.max_tiles, asked.samples, asked.tokens, asked.tiles)
+        sizes = sizes_of(
+            self.recipe, key, tile.tokens, self.max_tiles, asked.samples, asked.tokens, asked.tiles, asked.tables
+        )
         checkpointing = _checkpointing(plan)
         tower_runs = not _argument(plan, "vision_feature_cache")
         micro = _micro_batch(plan, sizes, tile)
@@ -227,14 +268,20 @@ class _Planner:
             seen = answers[0].steps * answers[0].batch.rows / rows
             if answers[0].batch.wanted is None and len(answers) > 1:
                 self.notes.append(
-                    f"{key} says max_steps and no global_batch_size: planned are the samples of {asked.gpus[0]} GPUs"
+                    f"{key} says max_steps and no global_batch_size: planned are the samples of "
+                    f"{count_gpus(asked.gpus[0])}"
                 )
         answers = tuple(
             dataclasses.replace(each, days=days(seen * compute.total, each.gpus, asked.gpu.tflops, asked.mfu))
             for each in answers
         )
         trains = tuple(module for module in MODULES if parameters.trained[module])
-        return StageAnswer(key, stage.title, trains, parameters, sizes, micro, seen, compute, checkpointing, answers)
+        saving = saving_of(plan, parameters, _state(plan), _argument(plan, "vision_tower_ema") is not None)
+        found = StageAnswer(
+            key, stage.title, trains, parameters, sizes, micro, seen, compute, checkpointing, saving, answers
+        )
+        self.notes += stage_notes(found, bool(_argument(plan, "packing")))
+        return found
 
     def _answer(
         self,
@@ -251,14 +298,15 @@ class _Planner:
         packing = _argument(plan, "packing")
         if packing:
             self._note_host(key, batch, micro)
-        state = optimizer_bytes(str(_argument(plan, "optim")))
+        state = _state(plan)
         layouts: Iterable[str] = (self.question.sharding,)
         if self.question.sharding == "auto":
             layouts = LAYOUTS if gpus > 1 else (SINGLE,)
         memory = {
             layout: device_memory(
                 layout, parameters, steps["whole" if layout in (SINGLE, "ddp") else "divided"], gpus, optimizer=state,
-                half=half, accumulated=batch.accumulation > 1, batches=1 if packing else batch.accumulation,
+                half=half, accumulated=batch.accumulation > 1, divides_every=_divides_every(plan),
+                batches=1 if packing else batch.accumulation,
                 ema=_argument(plan, "vision_tower_ema") is not None, reserve=self.question.reserve_gib * GIB,
             )
             for layout in layouts
@@ -278,15 +326,26 @@ class _Planner:
         try:
             accumulation_steps(wanted, gpus, per_device)
         except SailvitError as error:
-            self.notes.append(f"{key} on {gpus} GPUs would be refused ({error}); planned is a batch of {batch.rows}")
+            self.notes.append(
+                f"{key} on {count_gpus(gpus)} would be refused ({error}); planned is a batch of {batch.rows}"
+            )
         return batch
+
+    def _note_samples(self, key: str, plan: StagePlan) -> None:
+        """Where `--samples` is of use to other stages only."""
+        said = said_samples(plan, key) if self.question.samples is not None else None
+        if said is not None:
+            self.notes.append(
+                f"{key} has {said[0]:,.0f} samples ({said[1].removeprefix('samples: ')}), which --samples does not "
+                f"change; --set stages.{key}.samples=N does"
+            )
 
     def _note_host(self, key: str, batch: Batch, micro: MicroBatch) -> None:
         """The Trainer fetches all micro-batches of a step before the first; packed ones wait in host memory."""
         held = batch.accumulation * micro.pictures * 3 * 4 * math.prod(micro.size)
         if held > _MUCH_HOST_MEMORY:
             self.notes.append(
-                f"{key} on {batch.gpus} GPUs: the pictures of a step's {batch.accumulation} micro-batches take "
+                f"{key} on {count_gpus(batch.gpus)}: the pictures of a step's {batch.accumulation} micro-batches take "
                 f"{held / GIB:.1f} GiB of host memory a process"
             )
 
@@ -308,6 +367,17 @@ def _checkpointing(plan: StagePlan) -> tuple[str, ...]:
     # The newer name, which goes first, is no argument of older versions of transformers.
     newer = plan.arguments.get("activation_checkpointing")
     return MODULES if (_argument(plan, "gradient_checkpointing") if newer is None else newer) else ()
+
+
+def _state(plan: StagePlan) -> float:
+    return optimizer_bytes(str(_argument(plan, "optim")))
+
+
+def _divides_every(plan: StagePlan) -> bool:
+    """What the stage says of FSDP2's gradients between micro-batches, or the trainer's own choice."""
+    said = plan.arguments.get("accelerator_config")
+    options = said.get("gradient_accumulation_kwargs") if isinstance(said, dict) else None
+    return bool((options or {}).get("sync_each_batch", DIVIDES_EVERY_MICRO_BATCH))
 
 
 def _in_four_bits(plan: StagePlan) -> bool:
@@ -336,18 +406,3 @@ def _adapt(model: Any, stage: RefinementStage, plan: StagePlan) -> None:
     configs = adapter_configs({module: lora_config(each) for module, each in given.items()}, stage)
     adapted_stage(stage, configs).apply(model, _argument(plan, "freeze_vision_layers"))
     add_adapters(model, configs, seed=0)
-
-
-def _assumptions(question: Question, stages: Iterable[StageAnswer]) -> list[str]:
-    gpu = question.gpu
-    lines = [
-        f"MFU {question.mfu:.0%} of {gpu.tflops:g} TFLOP/s (dense, half precision, data sheet) for any number of "
-        "GPUs; FLOPs are those that learning needs, without what is computed again",
-        f"nothing waits: no data, no saving, no faults; {question.reserve_gib:g} GiB of each GPU stay free",
-        "memory: the model's own code on tensors without content, at flash attention's memory; packs hold the mean "
-        "number of tiles; the exchange's buffers by the rules of docs/planner.md",
-        "attention of samples of the mean length: longer and shorter ones cost a little more together",
-    ]
-    for stage in stages:
-        lines.append(f"{stage.stage}: {stage.sizes.source}")
-    return lines

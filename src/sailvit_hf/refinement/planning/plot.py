@@ -4,6 +4,7 @@
 from typing import Any
 
 from ...evaluation.pictures import _new_figure, _save
+from .machines import count_gpus
 from .plan import GIB, Plan
 from .text import duration
 
@@ -60,7 +61,7 @@ def _draw_memory(axis: Any, plan: Plan, ink: str) -> None:
         mine = [at for at, (other, _) in zip(places, bars, strict=True) if other is stage]
         axis.text(sum(mine) / len(mine), 1.03 * max(limit, *bottoms), stage.stage, color=ink, fontsize=9, ha="center")
     _legend(axis, ink, ncols=4, loc="upper left")
-    _title(axis, f"Memory of one of {plan.question.gpus[0]} GPUs ({plan.question.gpu.name}); bold: chosen", ink)
+    _title(axis, f"Memory of one of {count_gpus(plan.question.gpus[0])} ({plan.question.gpu.name}); bold: chosen", ink)
 
 
 def _draw_time(axis: Any, plan: Plan, ink: str) -> None:
@@ -76,7 +77,7 @@ def _draw_time(axis: Any, plan: Plan, ink: str) -> None:
         bottoms = [low + height for low, height in zip(bottoms, heights, strict=True)]
     for place, total in enumerate(sums):
         axis.text(place, factor * total, duration(total), color=ink, fontsize=9, ha="center", va="bottom")
-    axis.set_xticks(range(len(gpus)), [f"{count} GPUs" for count in gpus])
+    axis.set_xticks(range(len(gpus)), list(map(count_gpus, gpus)))
     axis.set_ylim(0, 1.15 * max(bottoms))
     axis.set_ylabel(unit, color=ink, fontsize=9)
     hours = sum(stage.answers[0].gpu_hours for stage in plan.stages)

@@ -78,7 +78,8 @@ class StepMemory:
         """The most bytes at any time.
 
         Args:
-            share: how much of the gradients one device keeps, in bytes per byte of the simulation.
+            share: how much of the gradients one device keeps, in bytes per byte of the simulation; of those that are
+                divided in the last micro-batch only, all.
             accumulated: whether gradients of earlier micro-batches lie there from the beginning.
         """
         if accumulated:

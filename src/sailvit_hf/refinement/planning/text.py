@@ -5,9 +5,11 @@ import textwrap
 from collections.abc import Sequence
 
 from ..stages import MODULES
+from .machines import count_gpus
 from .plan import GIB, Answer, Plan, StageAnswer
 
 WIDTH = 100
+_NUMBERS_A_TABLE = 3  # of GPUs, beside each other
 _SHORT = {"vision_tower": "tower", "multi_modal_projector": "connector", "language_model": "LLM"}
 _MEMORY = {"weights": "weights", "optimiser": "optim.", "gradients": "grads", "activations": "activ.",
            "working": "work", "exchange": "exch.", "reserve": "free"}  # fmt: skip
@@ -47,8 +49,9 @@ def plan_text(plan: Plan) -> str:
     lines = [f"{plan.name} on {many} x {question.gpu.name}, {question.mfu:.0%} MFU", ""]
     lines += _parameters(plan)
     lines += ["", *_work(plan)]
+    lines += ["", *_checkpoints(plan)]
     for index, gpus in enumerate(question.gpus):
-        lines += ["", f"On {gpus} GPU{'s' if gpus > 1 else ''}", *_time(plan, index)]
+        lines += ["", f"On {count_gpus(gpus)}", *_time(plan, index)]
     for index in range(len(question.gpus)):
         lines += ["", *_memory(plan, index)]
     lines += ["", "What is assumed"]
@@ -97,6 +100,33 @@ def _work(plan: Plan) -> list[str]:
         flops = sum(stage.flops for stage in plan.stages)
         rows.append(["sum", short(seen), short(tokens), *[""] * 6, f"{flops / whole:,.4g}"])
     return table(head, rows)
+
+
+def _checkpoints(plan: Plan) -> list[str]:
+    """What a checkpoint weighs, and for each number of GPUs how many are written, and how long it is between two."""
+    lines: list[str] = []
+    many = plan.question.gpus
+    for start in range(0, len(many), _NUMBERS_A_TABLE):
+        some = range(start, min(start + _NUMBERS_A_TABLE, len(many)))
+        head = ["checkpoints", "GB", "kept", "steps between", *(f"on {count_gpus(many[index])}" for index in some)]
+        lines += table(head, [_checkpoint_row(stage, [stage.answers[i] for i in some]) for stage in plan.stages])
+    return lines
+
+
+def _checkpoint_row(stage: StageAnswer, answers: Sequence[Answer]) -> list[str]:
+    saving, cells = stage.saving, []
+    for answer in answers:
+        between = stage.seconds_between(answer)
+        count = saving.count(answer.steps)
+        cells.append("-" if between is None else f"{count:,} x {duration(between / 86_400)}")
+    every = "/".join(dict.fromkeys(str(saving.every(answer.steps) or "-") for answer in answers))
+    return [
+        stage.stage,
+        f"{saving.bytes / 1e9:.3g}" if saving.bytes >= 1e8 else "< 0.1",
+        "all" if saving.kept is None else str(saving.kept),
+        every,
+        *cells,
+    ]
 
 
 def _time(plan: Plan, index: int) -> list[str]:
