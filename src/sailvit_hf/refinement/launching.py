@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,14 @@ PORT = 29500  # of the first machine, as torchrun and accelerate have it
 GRACE_SECONDS = 600  # between the signal that ends a run and the kill: a checkpoint must fit in
 _SHARDED = {"FSDP": "ACCELERATE_USE_FSDP", "DEEPSPEED": "ACCELERATE_USE_DEEPSPEED"}
 _INSTEAD = "take ddp, or run it where there is a GPU"
+_DIVIDED = LAYOUTS[1:]
+# What the layouts that divide a model cannot do, and why.
+REFUSALS: dict[str, tuple[tuple[str, ...], str]] = {
+    "vision_tower_ema": (_DIVIDED, "needs the vision tower in one piece"),
+    "vision_feature_cache": (_DIVIDED, "needs the vision tower in one piece"),
+    "load_in_4bit": (_DIVIDED, "keeps the weights in one piece"),
+    "clip_per_module": (("zero2", "zero3"), "needs gradients that DeepSpeed keeps to itself"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,21 @@ def config_file(layout: str) -> Path:
     if not path.is_file():
         raise SailvitError(f"There is no launch {layout}: choose out of {', '.join(LAYOUTS)}, or name a YAML file")
     return path
+
+
+def refusal(layout: str, options: Iterable[str]) -> str | None:
+    """Why a layout of `LAYOUTS` refuses a stage that makes use of these options, in a sentence, or None if it does not.
+
+    Args:
+        layout: another name, such as that of no layout, refuses nothing.
+        options: of `REFUSALS`; others are passed over.
+    """
+    for option in options:
+        layouts, why = REFUSALS.get(option, ((), ""))
+        if layout in layouts:
+            instead = next(name for name in LAYOUTS if name not in layouts)
+            return f"{option} {why}, which {layout} divides: remove it, or take {instead}"
+    return None
 
 
 def accelerators() -> int:
@@ -275,6 +299,13 @@ def launch(asked: Launch, command: list[str]) -> int:
     return _status_of(launch_command, args)
 
 
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def _status_of(start: Any, args: Any) -> int:
     """The exit status that torchrun would have turned into 1."""
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -283,8 +314,16 @@ def _status_of(start: Any, args: Any) -> int:
     try:
         start(args)
     except ChildFailedError as error:
-        status = error.get_first_failure()[1].exitcode
-        return status if status > 0 else 128 - status
+        process, failure = error.get_first_failure()
+        if failure.exitcode > 0:
+            return failure.exitcode  # it told why itself
+        why = " (often memory)" if failure.exitcode == -signal.SIGKILL else ""
+        print(
+            f"process {process} was killed by {_signal_name(-failure.exitcode)}{why}: --resume goes on from the last "
+            "complete checkpoint",
+            file=sys.stderr,
+        )
+        return 128 - failure.exitcode
     except SignalException as stop:
         asked_back = stop.sigval in (signal.SIGTERM, signal.SIGUSR1)
         return RESUME_STATUS if asked_back else 128 + stop.sigval

@@ -189,6 +189,28 @@ def test_the_layout_that_fits(folder):
     assert "none fits" in plan_text(none) and "too much" in plan_text(none)
 
 
+@pytest.mark.parametrize(
+    ("option", "layouts"),
+    [
+        ({"clip_per_module": True}, ("zero2", "zero3")),
+        ({"vision_feature_cache": "cache"}, ("zero2", "fsdp2", "zero3")),
+        ({"vision_tower_ema": 0.99}, ("zero2", "fsdp2", "zero3")),
+    ],
+)
+def test_a_layout_that_would_refuse_the_stage_is_not_chosen(folder, option, layouts):
+    (name,) = option
+    plan = planned(folder, question(2), stages=("coarse",), **option)
+    (answer,) = plan.stages[0].answers
+    assert answer.chosen == "ddp" and answer.refused == layouts
+    text = plan_text(plan)
+    for layout in ("ddp", "zero2", "fsdp2", "zero3"):
+        (row,) = [line for line in text.splitlines() if line.startswith(f"coarse {layout} ")]
+        assert row.endswith("refused") == (layout in layouts)
+    alone = planned(folder, question(2, sharding="zero3"), stages=("coarse",), **option)
+    assert alone.stages[0].answers[0].chosen is None
+    assert f"coarse would be refused: {name} needs" in " ".join(plan_text(alone).split())
+
+
 def test_adapters_train_less_and_keep_less(folder):
     pytest.importorskip("peft")
     plain = planned(folder, question(8)).stages[0]

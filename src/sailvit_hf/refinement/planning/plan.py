@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ...errors import SailvitError
+from ..launching import REFUSALS, refusal
 from ..recipes.batches import accumulation_steps
 from ..recipes.recipe import Recipe, StagePlan
 from ..stages import MODULES, RefinementStage, get_stage
@@ -113,7 +114,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Answer:
-    """A stage on so many GPUs: `memory` of one of them by layout, the layout that was `chosen` (None: none fits)."""
+    """A stage on so many GPUs: `memory` of one of them by layout, the layout that was `chosen` (None: none fits).
+
+    `refused` are the layouts in which the stage would not begin.
+    """
 
     gpus: int
     batch: Batch
@@ -121,6 +125,7 @@ class Answer:
     days: float
     memory: dict[str, DeviceMemory]
     chosen: str | None
+    refused: tuple[str, ...] = ()
 
     @property
     def step_seconds(self) -> float:
@@ -312,10 +317,20 @@ class _Planner:
             for layout in layouts
         }  # fmt: skip
         limit = self.question.gpu.memory_gib * GIB
-        chosen = next((layout for layout, found in memory.items() if found.total <= limit), None)
+        refused = self._refused(key, plan, layouts)
+        fitting = (layout for layout, found in memory.items() if found.total <= limit and layout not in refused)
+        chosen = next(fitting, None)
         most = _argument(plan, "max_steps")
         count = most if most > 0 else math.ceil(rows * _argument(plan, "num_train_epochs") / batch.rows)
-        return Answer(gpus, batch, count, 0.0, memory, chosen)
+        return Answer(gpus, batch, count, 0.0, memory, chosen, refused)
+
+    def _refused(self, key: str, plan: StagePlan, layouts: Iterable[str]) -> tuple[str, ...]:
+        options = [name for name in REFUSALS if name != "load_in_4bit" and _argument(plan, name)]
+        options += ["load_in_4bit"] if _in_four_bits(plan) else []
+        found = {layout: refusal(layout, options) for layout in layouts}
+        said = (f"{key} would be refused: {why}" for why in found.values() if why is not None)
+        self.notes += [note for note in dict.fromkeys(said) if note not in self.notes]
+        return tuple(layout for layout, why in found.items() if why is not None)
 
     def _batch(self, key: str, plan: StagePlan, gpus: int) -> Batch:
         per_device, wanted = _argument(plan, "per_device_train_batch_size"), _argument(plan, "global_batch_size")

@@ -173,6 +173,7 @@ def _memory(plan: Plan, index: int) -> list[str]:
         answer = stage.answers[index]
         for layout, memory in answer.memory.items():
             mark = "chosen" if layout == answer.chosen else "fits" if memory.total <= limit * GIB else "too much"
+            mark = "refused" if layout in answer.refused else mark
             parts = memory.by_part()
             rows.append([f"{stage.stage} {layout}", *(f"{parts[part] / GIB:.1f}" for part in _MEMORY),
                          f"{memory.total / GIB:.1f}", mark])  # fmt: skip
