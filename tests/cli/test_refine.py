@@ -1,6 +1,7 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -133,6 +134,36 @@ def test_seed_and_overrides_reach_the_recipe(recipe, capsys, tiny_run):
 
 def test_launch_options_without_a_launch(recipe, capsys):
     assert_one_sentence(capsys, main(["refine", recipe(), "--processes", "2"]), "are of --launch", "--launch ddp")
+
+
+@pytest.mark.parametrize("options", [["--dry-run"], ["--launch", "ddp"]])
+@pytest.mark.parametrize(
+    ("name", "value", "least"),
+    [("processes", 0, 1), ("processes", -1, 1), ("machines", 0, 1), ("machine-rank", -1, 0), ("max-restarts", -1, 0)],
+)
+def test_numbers_that_no_launch_has(name, value, least, options, recipe, capsys):
+    status = main(["refine", recipe(), *options, f"--{name}={value}"])
+    assert_one_sentence(capsys, status, f"--{name} must be at least {least}, not {value}")
+
+
+def test_nobody_reads_what_is_printed(recipe, tmp_path):
+    """As with `| head`: no traceback, and the status of a program that SIGPIPE ended."""
+    command = [sys.executable, "-m", "sailvit_hf.cli", "refine", recipe(), "--dry-run", "--offline-check"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_broken_pipe_of_another_kind_is_not_hidden(recipe, monkeypatch):
+    def broken(*_args):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("sailvit_hf.cli.refine.read_recipe", broken)
+    with pytest.raises(BrokenPipeError), Path(os.devnull).open("w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        main(["refine", recipe()])
 
 
 def test_a_launch_hands_the_other_options_on(recipe, monkeypatch, tmp_path):

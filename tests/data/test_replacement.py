@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from sailvit_hf.data.replacement import FaultLog, UnreadableSamplesError, WithReplacements
+from sailvit_hf.data.replacement import FaultLog, OverlongSampleError, UnreadableSamplesError, WithReplacements
 
 
 class Numbers:
@@ -122,3 +122,13 @@ def test_a_truncated_picture_in_a_datasets_dataset_is_replaced() -> None:
     batches = DataLoader(samples, batch_size=5, collate_fn=lambda batch: [row["image"].size for row in batch])
     assert sum(batches, []) == [(256, 256)] * 250
     assert samples.column_names == ["image"]
+
+
+def test_of_very_many_overlong_samples_only_the_keys_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sailvit_hf.data.replacement.MOST_REMEMBERED", 2)
+    log = FaultLog()
+    for number in range(5):
+        log.meet(number, f"sample {number}", OverlongSampleError(f"{number} is too long", drop=True))
+    assert log.overlong == {0: "0 is too long", 1: "1 is too long", 2: "", 3: "", 4: ""}
+    assert log.news()["overlong"] == [[0, "0 is too long"], [1, "1 is too long"]]
+    assert log.knows(4) and log.kind(4) == log.kind(0)

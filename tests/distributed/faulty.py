@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 
 from sailvit_hf.cli.__main__ import leave
 from sailvit_hf.errors import RESUME_STATUS, Preempted
+from sailvit_hf.refinement import WorldKnowledgeTrainer
 
 from ..refinement.tiny import tiny_samples, tiny_trainer, weights
 from .whole import shard_on_cpus
@@ -38,6 +39,14 @@ class Faults(TrainerCallback):
         if state.global_step == 2 and "term" in self.faults and self.process == 1:
             os.kill(os.getpid(), signal.SIGTERM)  # after the processes agreed on this step: found in the next one
 
+    def on_prediction_step(self, args, state, control, **kwargs):
+        if state.global_step == 2 and "evalterm" in self.faults:
+            self.batches = getattr(self, "batches", 0) + 1
+            if self.batches == 1 and self.process == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if self.batches == 3:  # the grace is over: both are killed
+                leave(9)
+
     def on_save(self, args, state, control, **kwargs):
         import transformers.modeling_utils as writer
 
@@ -48,10 +57,19 @@ def no_room(*_args, **_kwargs):
     raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
+class WithEvaluation(WorldKnowledgeTrainer):
+    """Seven samples for two processes: accelerate fills the last batch up, so that both have four."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs, eval_dataset=tiny_samples(7))
+
+
 def make(folder, faults, processes=1):
     samples = tiny_samples(STEPS * BATCH)
+    evaluates = "eval" in faults or "evalterm" in faults
     if "nan" in faults:  # the second step's, and by the order of the batches process 1's
         samples[BATCH + BATCH // 2]["pixels"][:] = float("nan")
+    evaluation = {"cls": WithEvaluation, "eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 1}
     return tiny_trainer(
         folder,
         samples=samples,
@@ -59,8 +77,9 @@ def make(folder, faults, processes=1):
         per_device_train_batch_size=BATCH // processes,
         train_sampling_strategy="sequential",
         save_strategy="steps",
-        save_steps=1,
+        save_steps=4 if evaluates else 1,
         save_total_limit=2,
+        **(evaluation if evaluates else {}),
     )
 
 

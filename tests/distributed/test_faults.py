@@ -59,6 +59,22 @@ def test_both_agree_on_what_one_of_them_knows(tmp_path):
     assert_close(folder, reference)
 
 
+def test_a_signal_for_one_of_them_in_an_evaluation(tmp_path):
+    """Both save at the same batch; killed before the evaluation ends, they go on from there."""
+    folder = tmp_path / "two"
+    done = launch(folder, "evalterm")
+    assert done.returncode != 0
+    assert "A signal to another process came during an evaluation: step 2 is saved now" in done.stderr
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-2"]
+    done = launch(folder, "eval+resume")
+    assert done.returncode == 0, done.stderr[-3000:]
+    one = json.loads((folder / "process-1.json").read_text())
+    assert (one["status"], one["began"], one["step"]) == (0, 2, 6)
+    reference = make(tmp_path / "one", "")
+    reference.train()
+    assert_close(folder, reference)
+
+
 @pytest.mark.slow
 def test_a_full_disk_under_fsdp(tmp_path):
     """What the first process could not write, no other waits for."""

@@ -334,6 +334,11 @@ def test_four_bits_below_the_adapters(method, tmp_path):
     again = adapted_trainer(tmp_path / "run", plans, in_4bit(tmp_path / "base"))
     again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
     same_run(trainer, again)
+    if method == "dora":
+        return  # so small a change is rounded away by four bits: the model below is the same again
+    merged = adapted_trainer(tmp_path / "run", plans, in_4bit(tmp_path / "run" / "checkpoint-2"))
+    with pytest.raises(SailvitError, match="were not trained on this model"):
+        merged.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
 
 
 def test_four_bits_in_a_run(tiny_recipe, tmp_path):

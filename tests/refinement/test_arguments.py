@@ -52,6 +52,18 @@ def test_a_rate_for_a_frozen_module_is_an_error(tmp_path):
         args.module_learning_rates(STAGES["coarse"])
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"auto_find_batch_size": True}, "auto_find_batch_size would change the samples of a step"),
+        ({"train_sampling_strategy": "group_by_length"}, "'group_by_length' draws an order .* set packing=True"),
+    ],
+)
+def test_what_would_be_another_run(options, message, tmp_path):
+    with pytest.raises(SailvitError, match=message):
+        arguments(tmp_path, **options)
+
+
 def test_global_batch_sets_the_accumulation(tmp_path):
     args = arguments(tmp_path, global_batch_size=64, per_device_train_batch_size=16)
     assert args.gradient_accumulation_steps == 4

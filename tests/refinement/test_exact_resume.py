@@ -102,6 +102,44 @@ def test_other_data_than_before_is_an_error(mode, data, tmp_path):
         trainer_of(data, tmp_path / "run", mode).train(resume_from_checkpoint=True)
 
 
+@pytest.mark.parametrize("batch, accumulation", [(2, 1), (4, 2)])
+def test_steps_of_another_size_lose_the_place_by_index(batch, accumulation, data, tmp_path):
+    trainer_of(data, tmp_path / "run", "plain", stop=2).train()
+    other = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+    now = batch * accumulation
+    with pytest.raises(SailvitError, match=f"took 4 samples .* would now take {now}.* set global_batch_size to 4"):
+        trainer_of(data, tmp_path / "run", "plain", **other).train(resume_from_checkpoint=True)
+    path = tmp_path / "run" / "checkpoint-2" / "data_state_0.json"
+    state = json.loads(path.read_text())
+    assert state.pop("step_samples") == 4
+    path.write_text(json.dumps(state))  # as older versions wrote it: nothing is known of its steps
+    trainer_of(data, tmp_path / "run", "plain").data_state.resume(path.parent)
+    trainer_of(data, tmp_path / "run", "plain", **other).data_state.resume(path.parent)
+
+
+def test_the_same_steps_in_other_pieces_go_on(data, tmp_path):
+    trainer_of(data, tmp_path, "plain", stop=2).train()
+    other = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
+    trainer_of(data, tmp_path, "plain", **other).data_state.resume(tmp_path / "checkpoint-2")
+
+
+def test_a_stream_goes_on_with_steps_of_another_size(data, tmp_path):
+    """And counts what was seen: 2 steps of 4, and 2 of 2."""
+    trainer_of(data, tmp_path, "streaming", stop=2).train()
+    trainer = trainer_of(data, tmp_path, "streaming", gradient_accumulation_steps=1, max_steps=4)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.current_lineage().stages[-1].samples_seen == 12
+
+
+def test_an_endless_number_of_overlong_samples_is_not_remembered(monkeypatch):
+    monkeypatch.setattr("sailvit_hf.refinement.saving.data_state.MOST_REMEMBERED", 3)
+    state = DataState(SimpleNamespace(args=SimpleNamespace()))
+    for number in range(10):
+        news = {"asked": 1, "skipped": [0, 1], "bad": [], "overlong": [[number, "too long"]]}
+        state._keep(json.dumps(news))
+    assert state.overlong == 10 and list(state._met["overlong"]) == [0, 1, 2]
+
+
 class KillsAWorker(TrainerCallback):
     """Kills one of the data loader's workers after these steps."""
 

@@ -16,6 +16,7 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import DistributedType
 from safetensors.torch import load_file
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from sailvit_hf.errors import RESUME_STATUS, SailvitError
 from sailvit_hf.refinement import launching
@@ -223,6 +224,24 @@ def test_a_killed_process(restarts, status, tmp_path):
     what = "dies-once" if restarts else "dies"
     assert started(tmp_path, what, max_restarts=restarts).wait(90) == status
     assert len(list(tmp_path.glob("started-*-1.json"))) == 2 * restarts
+
+
+@pytest.mark.parametrize(
+    ("exitcode", "status", "said"),
+    [
+        (-9, 137, "process 1 was killed by SIGKILL (often memory): --resume goes on"),
+        (-11, 139, "process 1 was killed by SIGSEGV: --resume goes on"),
+        (2, 2, None),
+    ],
+)
+def test_what_killed_a_process_is_told(exitcode, status, said, tmp_path, capsys):
+    failure = ProcessFailure(local_rank=1, pid=1, exitcode=exitcode, error_file=str(tmp_path / "none"))
+
+    def start(args):
+        raise ChildFailedError("sailvit", {1: failure})
+
+    assert launching._status_of(start, None) == status
+    assert capsys.readouterr().err == (f"{said} from the last complete checkpoint\n" if said else "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])

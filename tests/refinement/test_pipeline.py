@@ -1,5 +1,6 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from sailvit_hf.errors import SailvitError
@@ -269,6 +271,61 @@ def test_parts_that_do_not_exist_are_named(tiny_recipe, tmp_path):
     start = {"vision_tower": "demo", "language_model": str(tmp_path / "absent")}
     with pytest.raises(SailvitError, match="start.language_model: .*absent cannot be loaded: "):
         run_recipe(parse_recipe(tiny_recipe(tmp_path / "run", start=start)))
+
+
+def resume(folder, tiny_recipe):
+    return run_recipe(parse_recipe(tiny_recipe(folder, report=False)), resume=True)
+
+
+@pytest.fixture
+def finished(tiny_run, tiny_recipe, tmp_path):
+    """A copy of the tiny run that may be written to."""
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
+    (folder / "recipe.yaml").write_text(parse_recipe(tiny_recipe(folder, report=False)).to_yaml())
+    return folder
+
+
+def test_a_finished_stage_that_is_damaged_says_what_makes_it_again(finished, tiny_run, tiny_recipe):
+    marks = sorted((finished / "state").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    first = next(number for number, path in enumerate(marks) if path.stem == "coarse")
+    for path in marks[first + 1 :]:
+        path.unlink()
+    with (finished / "coarse" / "model.safetensors").open("r+b") as file:
+        file.truncate(100_000)
+    said = r"coarse/model.safetensors is .* damaged \(.*\): remove .*state/coarse.json and there what follows it"
+    for _ in range(2):  # cut off, then gone
+        with pytest.raises(SailvitError, match=f"{said}, and --resume makes it again from its last checkpoint"):
+            resume(finished, tiny_recipe)
+        (finished / "coarse" / "model.safetensors").unlink(missing_ok=True)
+    marks[first].unlink()
+    resume(finished, tiny_recipe)
+    assert_equal_runs(tiny_run, finished)
+
+
+def test_a_stage_without_a_complete_checkpoint_says_that_it_begins_anew(finished, tiny_recipe, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("sailvit_hf"), "propagate", True)
+    (finished / "state" / "world.json").unlink()
+    for path in (finished / "world" / "checkpoints").glob("*/optimizer.pt"):
+        path.unlink()
+    resume(finished, tiny_recipe)
+    assert "There is no complete checkpoint of stage world: it begins anew." in caplog.messages
+    (finished / "state" / "world.json").unlink()
+    shutil.rmtree(finished / "world" / "checkpoints")
+    caplog.clear()
+    resume(finished, tiny_recipe)
+    assert "begins anew" not in caplog.text  # nothing was lost that anybody could miss
+
+
+def test_a_full_disk_at_the_start(tiny_run, tiny_recipe, tmp_path, monkeypatch):
+    def no_room(*_args, **_kwargs):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", no_room)
+    with pytest.raises(SailvitError, match=r"run could not be written \(.*No space left.*\): make room there"):
+        run_recipe(parse_recipe(tiny_recipe(tmp_path / "run")))
+    cache = {"foundations": {**tiny_recipe(tmp_path)["foundations"], "cache_dir": str(tmp_path / "cache")}}
+    with pytest.raises(SailvitError, match="cache could not be written"):
+        run_recipe(parse_recipe(tiny_recipe(tmp_path / "other", **cache)))
 
 
 @pytest.mark.slow

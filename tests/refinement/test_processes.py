@@ -1,6 +1,8 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
 """The shares of an epoch that several processes train on; tests/distributed trains with them."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader
@@ -8,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
-from sailvit_hf.refinement.processes import EqualShares, OrNothing, share_equally
+from sailvit_hf.errors import SailvitError
+from sailvit_hf.refinement.processes import EqualShares, OrNothing, refuse_other_shares, share_equally
+
+from .tiny import tiny_trainer
 
 
 def shares(samples, batch, processes, drop_last=False):
@@ -62,3 +67,22 @@ def test_other_loaders_stay_as_they_are():
     for loader in (DataLoader(range(5), batch_size=2), DataLoader(range(5), batch_size=None)):
         sampler = loader.batch_sampler
         assert share_equally(loader) is loader and loader.batch_sampler is sampler
+
+
+def test_batches_are_not_cut_by_accelerate(tmp_path):
+    with pytest.raises(SailvitError, match="dispatch_batches would cut batches .* remove it"):
+        tiny_trainer(tmp_path, accelerator_config={"dispatch_batches": True})
+
+
+def shared_by(processes, average=True, split=False):
+    config = SimpleNamespace(dispatch_batches=None, split_batches=split)
+    return SimpleNamespace(world_size=processes, accelerator_config=config, average_tokens_across_devices=average)
+
+
+def test_several_processes_make_the_steps_of_one():
+    refuse_other_shares(shared_by(2))
+    refuse_other_shares(shared_by(1, average=False, split=True))  # there is nothing to share
+    with pytest.raises(SailvitError, match="average_tokens_across_devices=False would divide the loss"):
+        refuse_other_shares(shared_by(2, average=False))
+    with pytest.raises(SailvitError, match="split_batches would divide per_device_train_batch_size"):
+        refuse_other_shares(shared_by(2, split=True))

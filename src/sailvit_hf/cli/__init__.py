@@ -52,14 +52,30 @@ def set_up_logging() -> None:
     datasets.disable_progress_bars()
 
 
+def _nobody_reads() -> bool:
+    """Whether stdout is a pipe that was closed at its other end; what is left to be written then goes nowhere."""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")  # print's own failure empties the buffer: flushing again tells nothing
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 checked and found wanting, 2 a mistake in what was
-    given, 75 (`RESUME_STATUS`) to be resumed, 130 interrupted."""
+    given, 75 (`RESUME_STATUS`) to be resumed, 130 interrupted, 141 nobody reads on (`| head`)."""
     options = build_parser().parse_args(argv)
     module = importlib.import_module(f".{options.command}", __name__)
     try:
         set_up_logging()
-        return module.run(options)
+        status: int = module.run(options)
+        sys.stdout.flush()  # else what is left in the buffer would fail after the last chance to say how
+        return status
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return 141  # as of a program that SIGPIPE ended
     except (Preempted, Unpublished) as stop:
         print(f"to be resumed: {' '.join(str(stop).split())}", file=sys.stderr)
         return RESUME_STATUS

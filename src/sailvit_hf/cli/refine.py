@@ -4,9 +4,13 @@
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import SailvitError
 from .recipe_options import add_recipe_arguments, read_recipe
+
+if TYPE_CHECKING:
+    from ..refinement.launching import Launch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +39,17 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
 LAUNCH_OPTIONS = ("processes", "machines", "machine_rank", "main_address", "max_restarts")
 
 
+LEAST = {"processes": 1, "machines": 1, "machine_rank": 0, "max_restarts": 0}
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    """Refuse numbers that no launch has; 0 processes are not all GPUs."""
+    for name, least in LEAST.items():
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise SailvitError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+
+
 def command_of(options: argparse.Namespace) -> list[str]:
     """The arguments of `sailvit` for each of the launched processes: all but those of the launch."""
     command = ["refine", options.recipe, *(f"--set={override}" for override in options.overrides)]
@@ -46,8 +61,15 @@ def command_of(options: argparse.Namespace) -> list[str]:
     return command
 
 
+def _asked(options: argparse.Namespace) -> "Launch":
+    from ..refinement.launching import Launch
+
+    given = {name: getattr(options, name) for name in LAUNCH_OPTIONS if getattr(options, name) is not None}
+    return Launch(options.launch, **given)
+
+
 def _launch(options: argparse.Namespace, output_dir: str) -> int:
-    from ..refinement.launching import Launch, launch
+    from ..refinement.launching import launch
     from ..refinement.run_folder import RECIPE_FILE
 
     if options.max_restarts and not options.resume:
@@ -55,15 +77,16 @@ def _launch(options: argparse.Namespace, output_dir: str) -> int:
         if not options.machine_rank and (Path(output_dir) / RECIPE_FILE).exists():
             raise SailvitError(f"{output_dir} holds a run already; go on by --resume, or choose another output_dir.")
         options.resume = True
-    given = {name: getattr(options, name) for name in LAUNCH_OPTIONS if getattr(options, name) is not None}
-    return launch(Launch(options.launch, **given), command_of(options))
+    return launch(_asked(options), command_of(options))
 
 
 def _dry_run(options: argparse.Namespace) -> int:
     from ..refinement.recipes.dry_run import dry_run
 
-    ask_hub = not options.offline_check
-    found = dry_run(read_recipe(options), options.processes, options.resume, ask_hub, options.recipe)
+    ask_hub, launch = not options.offline_check, None
+    if options.launch is not None:
+        launch = _asked(options)
+    found = dry_run(read_recipe(options), options.processes, options.resume, ask_hub, options.recipe, launch)
     if found.missing:
         found.lines.append(("would stop the run", found.missing))
     if found.unchecked:
@@ -75,6 +98,7 @@ def _dry_run(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Run the recipe; the last lines on stdout say where its results are."""
+    _check_numbers(options)
     if options.dry_run or options.offline_check:
         return _dry_run(options)
     if options.launch is None and any(getattr(options, name) is not None for name in LAUNCH_OPTIONS):

@@ -20,6 +20,8 @@ UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError, Sail
 FEWEST = 200
 # So many standard deviations above the limit are no chance; fewer would be one, in hundreds of workers.
 CHANCE = 4.0
+# Of so many over-long samples it is kept which they are and why; of more only what tells them from the others.
+MOST_REMEMBERED = 10_000
 # So many unusable samples one after the other mean that there are no others.
 MOST_IN_A_ROW = 2000
 
@@ -55,7 +57,8 @@ class FaultLog:
         size: number of different samples, if it is known.
 
     Attributes:
-        bad, overlong: what is wrong with each sample met in this process, by its key.
+        bad, overlong: what is wrong with each sample met in this process, by its key; of over-long ones
+            after the first 10,000 it is not said what.
         asked: how many samples this process was asked for.
     """
 
@@ -101,8 +104,10 @@ class FaultLog:
         if isinstance(error, OverlongSampleError):
             if not error.drop:
                 raise error
-            self.overlong[key] = said
-            self._news["overlong"].append([key, said])
+            few = len(self.overlong) < MOST_REMEMBERED  # they may be a large part of endless data, unlike bad ones
+            self.overlong[key] = said if few else ""
+            if few:
+                self._news["overlong"].append([key, said])
             if len(self.overlong) == 1:
                 logger.warning(f"{name} is too long and is replaced, as all such samples are: {said}")
             return

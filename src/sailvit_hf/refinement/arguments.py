@@ -33,6 +33,7 @@ class RefinementArguments(TrainingArguments):
     Parameters that control the data:
         bad_sample_limit (`float`, defaults to 0.01): the share of samples that may be unreadable (a broken picture, a
             missing file). They are replaced by others and reported once; past the limit training stops with the list.
+            Each worker counts for itself, and of few samples has some room for bad luck.
 
         overlong_samples (`str`, defaults to `"raise"`): what becomes of a sample longer than `max_length`: training
             stops, or (`"drop"`) another one takes its place and it is counted. None is ever cut.
@@ -286,11 +287,31 @@ class RefinementArguments(TrainingArguments):
             raise SailvitError(f"nonfinite_limit is {self.nonfinite_limit}: give 0 (stop at once) or more")
         if self.enable_jit_checkpoint:
             raise SailvitError("enable_jit_checkpoint is not needed: SIGTERM saves and stops without it; remove it")
+        if self.save_only_model:
+            raise SailvitError(
+                "save_only_model leaves checkpoints that no run can go on from: remove it, and limit their number by "
+                "save_total_limit"
+            )
+        if self.save_on_each_node:
+            raise SailvitError(
+                "save_on_each_node would let several nodes write the same files: remove it, and give all nodes the "
+                "same output_dir"
+            )
         if self.feature_drift_every < 0:
             raise SailvitError(f"feature_drift_every is {self.feature_drift_every}: give 0 (never) or more")
         if self.peak_tflops is not None and not self.peak_tflops > 0:
             raise SailvitError(f"peak_tflops is {self.peak_tflops}: give a number above 0, or leave it out")
         check_weighting(self.loss_weighting)
+        if self.auto_find_batch_size:
+            raise SailvitError(
+                "auto_find_batch_size would change the samples of a step on the way: remove it, and lower "
+                "per_device_train_batch_size under a global_batch_size"
+            )
+        if self.train_sampling_strategy == "group_by_length" and not self.packing:
+            raise SailvitError(
+                "train_sampling_strategy 'group_by_length' draws an order that a resumed run cannot draw again: set "
+                "packing=True, or take 'batch_rebalance'"
+            )
         if self.packing and self.max_length is None:
             raise SailvitError("packing needs the length of a pack: set max_length, such as 8192")
         if self.global_batch_size is not None:

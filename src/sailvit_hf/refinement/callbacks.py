@@ -202,6 +202,21 @@ class StageProgress(TrainerCallback):
         )
 
 
+class ModuleRates(TrainerCallback):
+    """Notes each module's learning rate just before the optimiser's step: a log comes after the schedule has moved on.
+
+    `used` holds that of a module's first group, which is the topmost of the vision tower.
+    """
+
+    def __init__(self) -> None:
+        self.used: dict[str, float] = {}
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.used = {group["module"]: group["lr"] for group in reversed(kwargs["optimizer"].param_groups)}
+
+
 class ModuleClipping(TrainerCallback):
     """Clip the gradients of each module to a norm of its own, between the backward pass and the optimiser's step.
 

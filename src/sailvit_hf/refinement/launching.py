@@ -61,7 +61,7 @@ def config_file(layout: str) -> Path:
 
 
 def refusal(layout: str, options: Iterable[str]) -> str | None:
-    """Why a layout of `LAYOUTS` refuses a stage that makes use of these options, in a sentence, or None if it does not.
+    """Why a layout of `LAYOUTS` refuses a stage that uses these options, in a sentence, or None if it does not.
 
     Args:
         layout: another name, such as that of no layout, refuses nothing.
@@ -219,11 +219,13 @@ def run_alone(command: list[str]) -> None:
 # --- starting them ---------------------------------------------------------------------------------------------------
 
 
-def _checked(launch: Launch) -> tuple[Path, str, int]:
-    """The config, what kind of launch it is, and the number of processes of all machines."""
-    if "LOCAL_RANK" in os.environ:
-        raise SailvitError("this process was started by a launcher already: remove --launch")
-    path = config_file(launch.layout)
+def layout_kind(layout: str) -> tuple[Path, str]:
+    """The config of a layout's name, or a file, and what kind of launch accelerate makes of it.
+
+    Raises:
+        SailvitError: there is none, it is no config, or it starts one process.
+    """
+    path = config_file(layout)
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         kind = str(config["distributed_type"])
@@ -231,6 +233,14 @@ def _checked(launch: Launch) -> tuple[Path, str, int]:
         raise SailvitError(f"{path} is no config of accelerate: it has no distributed_type") from error
     if not (kind.startswith("MULTI_") or kind in _SHARDED) or kind == "MULTI_CPU" or config.get("use_cpu"):
         raise SailvitError(f"accelerate starts one process for {path} ({kind}, or use_cpu): take --launch ddp")
+    return path, kind
+
+
+def _checked(launch: Launch) -> tuple[Path, str, int]:
+    """The config, what kind of launch it is, and the number of processes of all machines."""
+    if "LOCAL_RANK" in os.environ:
+        raise SailvitError("this process was started by a launcher already: remove --launch")
+    path, kind = layout_kind(launch.layout)
     _check_kind(kind, f"--launch {launch.layout}")
     if not 0 <= launch.machine_rank < launch.machines:
         raise SailvitError(f"--machine-rank {launch.machine_rank}: {launch.machines} machines count from 0")

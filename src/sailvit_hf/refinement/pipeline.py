@@ -6,7 +6,8 @@ a resumed one do the same. What each step yields is kept in the run folder (see 
 together from it at the end and holds no time, path or date, so that equal seeds give equal files.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -35,9 +36,20 @@ from .assembly import (
 from .launching import forget_layout, run_alone
 from .lineage import Lineage, parent_name
 from .recipes.recipe import Recipe, Source
-from .run_folder import RECIPE_FILE, RunFolder, is_main_process, wait_for_everyone, write_json
+from .run_folder import (
+    CHECKPOINTS,
+    RECIPE_FILE,
+    STATE_DIR,
+    RunFolder,
+    first_ones,
+    is_main_process,
+    wait_for_everyone,
+    write_json,
+    writing,
+)
 from .samples import join_sources, open_source, source_name
-from .saving.checkpoints import last_complete_checkpoint, settle_drafts
+from .saving.checkpoints import last_complete_checkpoint, numbered, settle_drafts
+from .saving.damage import find_damage
 from .saving.interruption import Watch, watched
 from .saving.safe_trainer import account
 from .stages import STAGES, RefinementStage, get_stage
@@ -45,7 +57,7 @@ from .trainer import RefinementTrainer
 
 logger = logging.get_logger(__name__)
 
-START, BACKBONE, CHECKPOINTS = "start", "backbone", "checkpoints"
+START, BACKBONE = "start", "backbone"
 SWAP_SEED_OFFSET = 1000  # the swap's connector learns from other samples than the refinement did
 EVALUATION_SEED = 0  # the same held-out samples in every run, so that runs can be compared sample by sample
 FEATURE_PICTURES = 48  # on which the colours of the feature maps are fitted
@@ -92,16 +104,17 @@ def demo_world(sentences: bool = False) -> Any:
 
 def recipe_foundations(recipe: Recipe, world: Any) -> Any:
     """The demo foundations that a recipe needs, from their cache or made now."""
-    from .foundations import FoundationSettings, make_foundations
+    from .foundations import FoundationSettings, cache_folder, make_foundations
 
     plan = recipe.foundations
-    return make_foundations(
-        world,
-        cache_dir=plan.cache_dir,
-        seed=recipe.foundations_seed,
-        settings=FoundationSettings(**plan.settings()),
-        parts=recipe.demo_parts(),
-    )
+    with writing(Path(plan.cache_dir) if plan.cache_dir is not None else cache_folder()):
+        return make_foundations(
+            world,
+            cache_dir=plan.cache_dir,
+            seed=recipe.foundations_seed,
+            settings=FoundationSettings(**plan.settings()),
+            parts=recipe.demo_parts(),
+        )
 
 
 def trainer_class(stage: RefinementStage) -> type[RefinementTrainer]:
@@ -151,8 +164,9 @@ class Run:
         Raises:
             Preempted: SIGTERM or SIGUSR1 came; what is done is saved.
             Unpublished: all is done, but for pushes to a Hub that did not answer.
+            SailvitError: a folder could not be written, or what an earlier session left cannot be read.
         """
-        with watched() as watch:
+        with watched() as watch, writing(self.folder.path):
             return self._go(watch)
 
     def _go(self, watch: Watch) -> RunResult:
@@ -305,19 +319,24 @@ class Run:
     def _train(self, stage: RefinementStage, previous: str) -> dict[str, Any]:
         """Train one stage from the checkpoint before it, or go on from the stage's own last checkpoint."""
         folder, origin = self.folder / stage.key, self.folder / previous
+        checkpoint = None
         if is_main_process():
             settle_drafts(folder / CHECKPOINTS)
-        wait_for_everyone()
-        checkpoint = last_complete_checkpoint(folder / CHECKPOINTS)
+            checkpoint = last_complete_checkpoint(folder / CHECKPOINTS)
+            if checkpoint is None and numbered(folder / CHECKPOINTS):
+                logger.warning(f"There is no complete checkpoint of stage {stage.key}: it begins anew.")
+        checkpoint = first_ones(checkpoint)
         forget_layout()
         adapters = self.recipe.stages[stage.key].adapters.given()
+        with self._reading(previous):
+            model, processor, lineage = self._model(origin, stage.key), load_processor(origin), Lineage.load(origin)
         trainer = trainer_class(stage)(
-            model=self._model(origin, stage.key),
+            model=model,
             args=self.arguments[stage.key],
             train_dataset=self.training_data[stage.key],
-            processing_class=load_processor(origin),
+            processing_class=processor,
             stage=stage,
-            lineage=Lineage.load(origin),
+            lineage=lineage,
             data_source=self._source_name(stage.key),
             peft_config={module: lora_config(plan) for module, plan in adapters.items()} or None,
         )
@@ -338,6 +357,29 @@ class Run:
             "steps": record.steps,
             "samples_seen": record.samples_seen,
         }
+
+    @contextmanager
+    def _reading(self, state: str) -> Iterator[None]:
+        """Read a state in here; if that fails for a damaged file, tell what makes it again.
+
+        Raises:
+            SailvitError: a file of it is damaged or gone.
+        """
+        folder = self.folder / state
+        try:
+            yield
+        except Exception as error:
+            found = find_damage(folder, without=CHECKPOINTS)
+            if found is None and not any(folder.glob("*.safetensors")):
+                found = folder / "model.safetensors", "it is gone"
+            if found is None:
+                raise
+            path, reason = found
+            again = "makes it again" if state == START else "makes it again from its last checkpoint"
+            raise SailvitError(
+                f"{path} is cut off or damaged ({reason}): remove {self.folder / STATE_DIR / state}.json and there "
+                f"what follows it, and --resume {again}"
+            ) from error
 
     def _model(self, origin: Path, key: str) -> Any:
         """What a stage starts from; with `load_in_4bit` its language model is quantised."""
@@ -368,9 +410,11 @@ class Run:
         plan = self.recipe.evaluation
         assert plan is not None
         folder = self.folder.path
-        processor = load_processor(folder / state)
+        with self._reading(state):
+            processor, lineage = load_processor(folder / state), Lineage.load(folder / state)
+            model = load_vlm(folder / state)
         result: dict[str, Any] = {}
-        with on_device(load_vlm(folder / state), self._device) as model:
+        with on_device(model, self._device):
             result["vlm"] = vlm.evaluate_vlm(model, processor, self.evaluation, batch_size=plan.batch_size)
             rows = gallery.choose_samples(self.evaluation, EVALUATION_SEED)
             if state == START:
@@ -383,7 +427,7 @@ class Run:
                 gallery.record_feature_maps(folder, state, tower, processor.image_processor, pictures, layer=layer)
             if plan.probes and self.recipe.uses_demo():
                 result["probes"] = probing.probe_backbone(tower, processor.image_processor, self.world, layer=layer)
-        Lineage.load(folder / state).with_metrics(result).write(folder / state)
+        lineage.with_metrics(result).write(folder / state)
         return result
 
     def _changed_the_tower(self, state: str) -> bool:
@@ -409,7 +453,9 @@ class Run:
         return np.stack(arrays) if arrays else np.zeros((0, 1, 1, 3), np.uint8)
 
     def _save_backbone(self) -> None:
-        save_backbone(self.folder / BACKBONE, self.folder / list(self.recipe.stages)[-1])
+        last = list(self.recipe.stages)[-1]
+        with self._reading(last):
+            save_backbone(self.folder / BACKBONE, self.folder / last)
 
     def _swap_language_models(self) -> list[str]:
         return ["original", "second"] if self.recipe.start.language_model == "demo" else ["original"]
@@ -417,11 +463,13 @@ class Run:
     def _swap(self, name: str, which: str) -> dict[str, float]:
         """Metrics of a fresh connector between a frozen vision tower and a frozen, never refined language model."""
         state = START if which == "unrefined" else list(self.recipe.stages)[-1]
-        refined = load_vlm(self.folder / state)
+        with self._reading(state):
+            refined = load_vlm(self.folder / state)
         tower, layer = refined.model.vision_tower, refined.config.vision_feature_layer
         if name == "original":
-            processor = load_processor(self.folder / START)
-            language_model = causal_language_model(load_vlm(self.folder / START))
+            with self._reading(START):
+                processor = load_processor(self.folder / START)
+                language_model = causal_language_model(load_vlm(self.folder / START))
         else:
             language_model, tokenizer = load_language_model(self.foundations.second_language_model)
             image_processor = load_processor(self.folder / START).image_processor
@@ -489,11 +537,12 @@ class Run:
         """Source and number of parameters of each module at the start."""
         from .callbacks import module_summary
 
-        lineage = Lineage.load(self.folder / START)
+        with self._reading(START):
+            lineage, model = Lineage.load(self.folder / START), load_vlm(self.folder / START)
         parents = {module: parent_name(parent) for module, parent in lineage.parents.items()}
         whole = parents.get("model")
         sources = {"multi_modal_projector": whole or "fresh", **parents}
         return {
             row["module"]: {"source": sources.get(row["module"], whole), "parameters": row["parameters"]}
-            for row in module_summary(load_vlm(self.folder / START), {})
+            for row in module_summary(model, {})
         }

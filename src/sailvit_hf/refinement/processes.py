@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler, prepare_data_loader
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SequentialSampler
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
+
+from ..errors import SailvitError
 
 IGNORED = -100
 _KEPT = (
@@ -140,6 +142,29 @@ class StreamTurns(Sampler[list[int]]):
         yield from repeat([], self.passed_over)
         for start in count(self.first + self.process * self.batch_size, self.batch_size * self.processes):
             yield list(range(start, start + self.batch_size))
+
+
+def refuse_other_shares(args: TrainingArguments) -> None:
+    """Refuse what would share out samples or tokens in another way.
+
+    Raises:
+        SailvitError: an argument would.
+    """
+    if args.accelerator_config.dispatch_batches:
+        raise SailvitError(
+            "dispatch_batches would cut batches along their first dimension, which is not that of the pictures: "
+            "remove it from accelerator_config"
+        )
+    if args.world_size > 1 and args.accelerator_config.split_batches:
+        raise SailvitError(
+            "split_batches would divide per_device_train_batch_size by the processes: remove it from "
+            "accelerator_config, and set the batch of a process"
+        )
+    if args.world_size > 1 and not args.average_tokens_across_devices:
+        raise SailvitError(
+            "average_tokens_across_devices=False would divide the loss by the tokens of each process, of which an "
+            "uneven last step may have none: leave it at True"
+        )
 
 
 def placed(loader: Any) -> Any:

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from ..data.encoding import LaneSamples
+from ..data.encoding import EncodedStream, LaneSamples
 from ..data.loss_weighting import WeightingCollator, sum_of_weights
 from ..data.replacement import WithReplacements
 from ..errors import NotAnswered, SailvitError
@@ -30,16 +31,17 @@ from .adapters.injection import (
     refuse_quantized_pieces,
 )
 from .arguments import RefinementArguments
-from .callbacks import ModuleClipping, ModuleTable, StageProgress
+from .callbacks import ModuleClipping, ModuleRates, ModuleTable, StageProgress
 from .engine.contrastive import ContrastiveLoss, share_of_step
 from .engine.optim import parameter_groups
 from .launching import wants_fsdp
 from .lineage import Lineage, StageRecord, describe_data, loss_summary, model_card, package_versions
 from .monitoring import MEASURED, make_monitor
 from .parents import describe_parent, find_lineage
-from .processes import OrNothing, forget_evaluation, placed
+from .processes import OrNothing, forget_evaluation, placed, refuse_other_shares
 from .samples import DataPlace, by_index, encoded_dataset, raw_rows, stream_loader
 from .saving.checkpoints import part_of_checkpoint
+from .saving.damage import going_on
 from .saving.data_state import DataState, Noting
 from .saving.resuming import check_origin, load_weights
 from .saving.safe_trainer import SafeTrainer
@@ -207,6 +209,7 @@ class RefinementTrainer(SafeTrainer):
 
     def _resolve(self, args: RefinementArguments, model: nn.Module) -> RefinementArguments:
         """A copy of the arguments as this run uses them."""
+        refuse_other_shares(args)
         args = copy.copy(args)
         if args.ddp_find_unused_parameters is None and vision_tower_of(model) is not None:
             # The stage froze what is never used, and text-only batches see a blank picture: every batch uses all
@@ -234,6 +237,8 @@ class RefinementTrainer(SafeTrainer):
             self.add_callback(PackingState())
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
+        self.rates = ModuleRates()
+        self.add_callback(self.rates)
         self.clipping: ModuleClipping | None = None
         if self.args.clip_per_module and self.max_grad_norm > 0:
             self.clipping = ModuleClipping(self.max_grad_norm)
@@ -261,7 +266,8 @@ class RefinementTrainer(SafeTrainer):
             weights_only: take the weights of `resume_from_checkpoint` and nothing else, and begin the stage anew.
 
         Raises:
-            SailvitError: a checkpoint from elsewhere has no weights as safetensors, or not those of this model.
+            SailvitError: a checkpoint from elsewhere has no weights as safetensors, or not those of this model; one
+                is damaged.
         """
         if isinstance(resume_from_checkpoint, str | os.PathLike):
             if weights_only:
@@ -275,13 +281,14 @@ class RefinementTrainer(SafeTrainer):
         elif weights_only:
             raise SailvitError("weights_only=True needs the folder to read: name it in resume_from_checkpoint")
         self._resumed = resume_from_checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
-        if resume_from_checkpoint:
-            load_adapters(self.model, resume_from_checkpoint)
-        if self.monitor is not None and resume_from_checkpoint:
-            self.monitor.resume(resume_from_checkpoint)
-        self.data_state.resume(None if self.args.ignore_data_skip else resume_from_checkpoint)
-        forget_evaluation(self)
-        result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        with going_on(self, resume_from_checkpoint):
+            if resume_from_checkpoint:
+                load_adapters(self.model, resume_from_checkpoint)
+            if self.monitor is not None and resume_from_checkpoint:
+                self.monitor.resume(resume_from_checkpoint)
+            self.data_state.resume(None if self.args.ignore_data_skip else resume_from_checkpoint)
+            forget_evaluation(self)
+            result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self._count_replaced()
         return result
 
@@ -358,7 +365,7 @@ class RefinementTrainer(SafeTrainer):
         if weights is not None:
             # The weighted loss is a mean by weights, over the same micro-batches and processes as the count of tokens.
             items = weights.to(device)
-            if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            if self.args.world_size > 1:
                 items = self.accelerator.gather(items).sum()
         return batches, items
 
@@ -387,8 +394,7 @@ class RefinementTrainer(SafeTrainer):
         if "loss" in logs:
             warmups = {getattr(self.args, f"{module}_warmup_steps") for module in self.stage.trains}
             if len(set(self.learning_rates.values())) > 1 or warmups != {None}:
-                for group in reversed(self.optimizer.param_groups):  # the topmost of a module is its first
-                    logs[f"learning_rate/{group['module']}"] = group["lr"]
+                logs.update({f"learning_rate/{module}": rate for module, rate in self.rates.used.items()})
             if self.contrast is not None:
                 logs["contrastive_loss"] = self.contrast.take()
             if self.monitor is not None:
@@ -506,7 +512,7 @@ class RefinementTrainer(SafeTrainer):
         train_loss, final_loss = loss_summary(self.state.log_history)
         if self._data_description is None:
             self._data_description = describe_data(raw_rows(self.train_dataset), self.data_source)
-        return StageRecord(
+        record = StageRecord(
             stage=self.stage.key,
             trains=self.stage.trains,
             learning_rates=self.learning_rates,
@@ -527,6 +533,16 @@ class RefinementTrainer(SafeTrainer):
             start=self.lineage.as_start(),
             metrics=self._last_evaluation(),
         )
+        return self._as_of_the_best(record)
+
+    def _as_of_the_best(self, record: StageRecord) -> StageRecord:
+        """The record once training has ended with the weights of the best checkpoint: how far that one had come."""
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        found = None if best is None or self.is_in_train or not Path(best).is_dir() else find_lineage(best)
+        if found is None or not found.stages:
+            return record
+        facts = ("steps", "samples_seen", "train_loss", "final_loss", "metrics")
+        return replace(record, **{name: getattr(found.stages[-1], name) for name in facts})
 
     def _left_out(self) -> dict[str, int]:
         counts = {**self._replaced, "nonfinite_steps": self.nonfinite.total}
@@ -539,6 +555,8 @@ class RefinementTrainer(SafeTrainer):
             # Of those that were packed by their headers some could not be read, once all is counted.
             unread = sum(self._replaced.values()) - planned["unreadable"] - planned["overlong"]
             return int(planned["samples"]) - (unread if self._replaced else 0)
+        if isinstance(self.train_dataset, EncodedStream) and not self.args.ignore_data_skip:
+            return self.data_state.samples  # a run that went on may have had steps of another size
         batch = self.get_total_train_batch_size(self.args)
         if not samples or self.args.dataloader_drop_last:
             return self.state.global_step * batch

@@ -141,6 +141,11 @@ def test_any_language_model(language_model, names, tmp_path):
     model = drawn(model, **both())
     expected = outputs(model)
     torch.testing.assert_close(outputs(merge_adapters(model)), expected, rtol=0, atol=1e-5)
+    model.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    load_adapters(drawn(with_language_model(language_model()), **both()), tmp_path)
+    with pytest.raises(SailvitError, match="were not trained on this model"):
+        load_adapters(drawn(with_language_model(language_model()), **both()), tmp_path)
 
 
 def test_targets_of_ones_own():
@@ -321,6 +326,44 @@ def test_other_adapters_than_the_checkpoints(changed, message, tmp_path):
     drawn(tiny_model(), **both()).save_pretrained(tmp_path)
     with pytest.raises(SailvitError, match=message):
         load_adapters(drawn(tiny_model(), **changed), tmp_path)
+
+
+def halved(model, dtype=torch.bfloat16):
+    """What an engine in half precision keeps: everything rounded."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype).float()
+    return model
+
+
+@pytest.mark.parametrize("adapters", [
+    both(), both(method="dora"), both(method="rslora"),
+    {"language_model": LoraConfig(r=2, target_modules=["q_proj", "o_proj"], rank_pattern={"layers.0.*q_proj": 4})},
+    {"language_model": LoHaConfig(r=2, target_modules=["up_proj"], init_weights=False)},
+], ids=["lora", "dora", "rslora", "pattern", "loha"])  # fmt: skip
+def test_the_model_below_must_be_that_of_the_start(adapters, tmp_path):
+    drawn(tiny_model(), **adapters).save_pretrained(tmp_path, max_shard_size="8KB")
+    assert (tmp_path / "model.safetensors.index.json").is_file()
+    again, start = drawn(tiny_model(), **adapters), tiny_model().state_dict()
+    load_adapters(again, tmp_path)
+    below = {name.replace(".base_layer", ""): tensor for name, tensor in again.state_dict().items() if "base" in name}
+    assert below and all(torch.equal(tensor, start[name]) for name, tensor in below.items())  # looked at, not touched
+    merged = SAILViTForConditionalGeneration.from_pretrained(tmp_path)
+    for other in (merged, tiny_model(seed=1), tiny_model().bfloat16()):
+        with pytest.raises(SailvitError, match="were not trained on this model .*: give the model that the stage be"):
+            load_adapters(drawn(other, **adapters), tmp_path)
+
+
+def test_an_engine_may_have_kept_half_precision(tmp_path):
+    halved(drawn(tiny_model(), **both())).save_pretrained(tmp_path)
+    load_adapters(drawn(tiny_model(), **both()), tmp_path)
+
+
+def test_what_is_not_in_one_piece_is_not_looked_at(tmp_path):
+    drawn(tiny_model(), **both()).save_pretrained(tmp_path)
+    other = drawn(tiny_model(seed=1), **both())
+    for parameter in other.parameters():
+        parameter.ds_id = 0
+    load_adapters(other, tmp_path)
 
 
 def test_a_checkpoint_with_adapters_wants_them(tmp_path):

@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sailvit_hf import SAILViTModel
 from sailvit_hf.errors import SailvitError
+from sailvit_hf.refinement import Lineage, RefinementTrainer
 from sailvit_hf.refinement.engine.ema import EMA_FOLDER, VisionTowerEma
 
 from ..tiny import tiny_model, tiny_samples, tiny_trainer
@@ -46,7 +48,7 @@ def test_saved_beside_the_weights_and_resumed_bit_for_bit(tmp_path):
     saved = SAILViTModel.from_pretrained(checkpoint / EMA_FOLDER)
     for resume in (str(checkpoint), True):
         if resume is True:  # the last one is of step 6: go on from that of step 3
-            shutil.rmtree(tmp_path / "parts" / "checkpoint-6")
+            shutil.rmtree(tmp_path / "parts" / "checkpoint-6", ignore_errors=True)
         second = tiny_trainer(tmp_path / "parts", tiny_model(seed=5), **OPTIONS)
         second.train(resume_from_checkpoint=resume)
         expected, found = average_of(whole), average_of(second)
@@ -71,3 +73,34 @@ def test_what_it_refuses(tmp_path):
         VisionTowerEma(tiny_model().model.vision_tower.requires_grad_(False), 0.5)
     with pytest.raises(SailvitError, match="vision_tower_ema is set, but stage 'coarse' does not train"):
         tiny_trainer(tmp_path, stage="coarse", samples=tiny_samples(4), **OPTIONS)
+
+
+class WorseAndWorse(RefinementTrainer):
+    stage = "world"
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs, eval_dataset=tiny_samples(4))
+
+    def _determine_best_metric(self, metrics, trial):
+        metrics["eval_loss"] = float(self.state.global_step)
+        return super()._determine_best_metric(metrics, trial)
+
+
+def test_the_average_and_the_record_are_those_of_the_best_checkpoint(tmp_path):
+    trainer = tiny_trainer(
+        tmp_path, cls=WorseAndWorse, **OPTIONS, save_strategy="steps", save_steps=2, eval_strategy="steps",
+        eval_steps=2, load_best_model_at_end=True,
+    )  # fmt: skip
+    trainer.train()
+    best = tmp_path / "checkpoint-2"
+    assert trainer.state.best_model_checkpoint == str(best)
+    trainer.save_model(str(tmp_path / "final"))
+    for name in ("model.safetensors", f"{EMA_FOLDER}/model.safetensors"):
+        found, expected = load_file(tmp_path / "final" / name), load_file(best / name)
+        assert all(torch.equal(found[key], tensor) for key, tensor in expected.items()), name
+    record, then = (Lineage.load(tmp_path / run).stages[-1] for run in ("final", "checkpoint-2"))
+    assert (record.steps, record.max_steps, record.samples_seen) == (2, 6, 8)
+    logged = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert record.metrics == then.metrics == {"eval_loss": logged[0]["eval_loss"]}
+    assert record.train_loss == then.train_loss and record.final_loss == trainer.history[1]["loss"]
+    assert Lineage.load(tmp_path / "checkpoint-6").stages[-1].steps == 6

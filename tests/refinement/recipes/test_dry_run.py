@@ -3,6 +3,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -11,6 +12,8 @@ from PIL import Image
 from transformers import Qwen3Config
 
 from sailvit_hf.cli import main
+from sailvit_hf.refinement import launching
+from sailvit_hf.refinement.launching import Launch
 from sailvit_hf.refinement.recipes import dry_run as module
 from sailvit_hf.refinement.recipes.dry_run import dry_run
 from sailvit_hf.refinement.recipes.recipe import load_recipe, parse_recipe
@@ -139,6 +142,67 @@ def test_the_command(capsys, tmp_path):
     assert "\nnot checked: " in told and "\n  start.vision_tower: apple/aimv2-large" in told
     assert "not pinned to a commit" in told and "Qwen/Qwen3-1.7B at main" in told
     assert not (tmp_path / "run").exists()
+
+
+def test_the_batch_is_that_of_the_processes_asked_for(tmp_path, tiny_recipe, nobody_is_asked):
+    given = tiny_recipe(tmp_path / "run")
+    given["stages"]["fine"]["arguments"]["global_batch_size"] = 98
+    found = dry_run(parse_recipe(given), processes=32, ask_hub=False)
+    (missing,) = found.missing
+    assert missing.startswith("stages.fine.arguments: global_batch_size 98 is not a multiple of 128 (32")
+    assert under(found, "fine")[0] == "batch: 98 is not possible with 32 processes x 4"
+    given["stages"]["fine"]["arguments"]["global_batch_size"] = 256
+    found = dry_run(parse_recipe(given), processes=32, ask_hub=False)
+    assert under(found, "fine")[0] == "batch: 256 samples = 32 processes x 4 x 2 accumulation steps"
+
+
+@pytest.mark.parametrize(
+    ("launch", "processes", "missing", "unchecked"),
+    [
+        (Launch("ddp", 2), "2 processes", [], []),
+        (Launch("ddp"), "1 process", [], ["the number of processes: there is no GPU to count"]),
+        (Launch("fsdp2", 2), "2 processes", [], ["--launch fsdp2: it needs a GPU, none here"]),
+        (Launch("nonsense", 2), "2 processes", ["There is no launch nonsense: choose out of ddp, fsdp2"], []),
+    ],
+)
+def test_a_launch(launch, processes, missing, unchecked, tmp_path, tiny_recipe, nobody_is_asked, monkeypatch):
+    for place in (module, launching):
+        monkeypatch.setattr(place, "accelerators", lambda: 0)
+    found = dry_run(parse_recipe(tiny_recipe(tmp_path / "run")), ask_hub=False, launch=launch)
+    assert f"= {processes} x 4" in under(found, "fine")[0]
+    for texts, expected in ((found.missing, missing), (found.unchecked, unchecked)):
+        assert len(texts) == len(expected) and all(map(str.startswith, texts, expected))
+
+
+def test_the_gpus_of_all_machines_are_counted(tmp_path, tiny_recipe, nobody_is_asked, monkeypatch):
+    monkeypatch.setattr(module, "accelerators", lambda: 8)
+    launch = Launch("fsdp2", machines=2, main_address="one")
+    found = dry_run(parse_recipe(tiny_recipe(tmp_path / "run")), ask_hub=False, launch=launch)
+    assert "= 16 processes x 4" in under(found, "fine")[0] and found.unchecked == []
+
+
+def test_the_command_hands_the_launch_on(capsys, tmp_path):
+    file, to = str(RECIPES / "demo.yaml"), ["--output-dir", str(tmp_path / "run"), "--offline-check"]
+    assert main(["refine", file, "--dry-run", "--launch", "nonsense", "--processes", "3", *to]) == 1
+    told = capsys.readouterr().out
+    assert "There is no launch nonsense" in told and "= 3 processes x 32" in told
+
+
+def test_adapters_for_layers_that_are_not_there(tmp_path, tiny_recipe, nobody_is_asked):
+    given = tiny_recipe(tmp_path / "run")
+    given["stages"]["world"]["adapters"] = {"language_model": {"targets": ["q_projj"]}}
+    (missing,) = dry_run(parse_recipe(given), ask_hub=False).missing
+    assert missing.startswith("stages.world.adapters.language_model: no linear layer of language_model that this")
+    assert "called q_projj: they are called down_proj" in missing
+    given["stages"]["world"]["adapters"]["language_model"]["targets"] = ["q_proj"]
+    assert dry_run(parse_recipe(given), ask_hub=False).missing == []
+
+
+def test_a_disk_without_room(tmp_path, tiny_recipe, nobody_is_asked, monkeypatch):
+    """869,000 weights of four bytes, at the start and after three stages."""
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=2_000_000))
+    (missing,) = dry_run(parse_recipe(tiny_recipe(tmp_path / "run")), ask_hub=False).missing
+    assert f"{tmp_path} has room for 0.002 GB, and the weights of its 4 states alone, in fp32, are 0.0139" in missing
 
 
 # With a Hub on loopback

@@ -18,11 +18,13 @@ from sailvit_hf.refinement.saving.checkpoints import (
     DRAFTS,
     MARKER,
     check_complete,
+    check_resumable,
     is_complete,
     last_complete_checkpoint,
     mark,
     publish,
     rotate,
+    set_later_aside,
     settle_drafts,
 )
 
@@ -196,7 +198,7 @@ def test_the_best_checkpoint_could_not_be_written(tmp_path, monkeypatch):
     class NoRoom(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, **kwargs):
             if state.global_step == 2:
-                monkeypatch.setattr("sailvit_hf.refinement.saving.checkpoints._on_disk", no_room)
+                monkeypatch.setattr("sailvit_hf.refinement.saving.checkpoints.on_disk", no_room)
 
     def no_room(path):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -230,3 +232,69 @@ def test_resuming_takes_the_last_complete_one(tmp_path):
         tiny_trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     with pytest.raises(SailvitError, match="there is no complete checkpoint"):
         tiny_trainer(tmp_path / "empty").train(resume_from_checkpoint=True)
+
+
+def test_going_back_leaves_the_later_ones_behind(tmp_path, caplog, monkeypatch):
+    """Back to step 2 and on to step 3: the newest one is that, and not the 4 or 5 of the branch that was left."""
+    monkeypatch.setattr(logging.getLogger("sailvit_hf"), "propagate", True)
+    options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 5}
+    tiny_trainer(tmp_path, **options).train()
+    (tmp_path / "checkpoint-4" / "optimizer.pt").unlink()  # not complete: it is passed over as ever
+    draft = tmp_path / DRAFTS / "checkpoint-6"
+    draft.parent.mkdir()
+    shutil.copytree(tmp_path / "checkpoint-5", draft)
+    (draft / "trainer_state.json").write_text('{"global_step": 6}')
+    mark(draft, 6, 1)
+    named = str(tmp_path / "checkpoint-2")
+    tiny_trainer(tmp_path, **{**options, "max_steps": 3, "save_strategy": "no"}).train(resume_from_checkpoint=named)
+    aside = tmp_path / "set-aside-1"
+    (warning,) = [record.getMessage() for record in caplog.records if "goes back" in record.getMessage()]
+    assert named in warning and f"{aside}: checkpoint-3, checkpoint-5, checkpoint-6" in warning
+    assert names(aside) == ["checkpoint-3", "checkpoint-5", "checkpoint-6"]
+    assert names(tmp_path) == ["checkpoint-1", "checkpoint-2", "checkpoint-4", "set-aside-1"]
+    assert last_complete_checkpoint(tmp_path).name == "checkpoint-2"
+    again = tiny_trainer(tmp_path, **options)
+    again.train(resume_from_checkpoint=str(aside / "checkpoint-3"))
+    assert again._resumed == str(aside / "checkpoint-3") and names(aside)[0] == "checkpoint-3"
+    assert last_complete_checkpoint(tmp_path).name == "checkpoint-5"
+
+
+def test_the_last_one_by_name_sets_nothing_aside(tmp_path):
+    for step in (2, 4):
+        make(tmp_path / f"checkpoint-{step}", step)
+    assert set_later_aside(tmp_path, tmp_path / "checkpoint-4") is None
+    assert names(tmp_path) == ["checkpoint-2", "checkpoint-4"]
+    (tmp_path / "set-aside-1").mkdir()
+    assert set_later_aside(tmp_path, tmp_path / "checkpoint-2") == tmp_path / "set-aside-2"
+
+
+@pytest.mark.parametrize("lost", [["optimizer.pt"], ["scheduler.pt"], ["optimizer.pt", "scheduler.pt"]])
+@pytest.mark.parametrize("named", [True, False])
+def test_what_has_no_optimiser_or_schedule_is_not_gone_on_from(lost, named, tmp_path):
+    """As with save_only_model of an earlier version: the Trainer would begin both anew without a word."""
+    folder = tmp_path / "checkpoint-2"
+    for name in {"optimizer.pt", "scheduler.pt"} - set(lost):
+        make(folder, 2, marked=False)
+        (folder / name).write_bytes(b"x")
+        mark(folder, 2, 1)
+    if not folder.exists():
+        make(folder, 2)
+    with pytest.raises(SailvitError, match=r"checkpoint-2 holds no states of .*weights_only=True"):
+        tiny_trainer(tmp_path).train(resume_from_checkpoint=str(folder) if named else True)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["optimizer.pt", "scheduler.pt"],
+        ["optimizer.bin", "scheduler.pt"],
+        ["optimizer_0/__0_0.distcp", "scheduler.pt"],
+        ["global_step2/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"],
+    ],
+)
+def test_the_states_of_every_layout_are_known(files, tmp_path):
+    folder = make(tmp_path / "checkpoint-2", 2)
+    for name in files:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    check_resumable(folder)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from sailvit_hf.errors import Preempted, SailvitError
-from sailvit_hf.refinement import RefinementArguments
+from sailvit_hf.refinement import RefinementArguments, WorldKnowledgeTrainer
 from sailvit_hf.refinement.saving.checkpoints import last_complete_checkpoint
 from sailvit_hf.refinement.saving.interruption import SIGNALS, watched
 from sailvit_hf.refinement.saving.safe_trainer import account
@@ -76,7 +76,7 @@ def no_room_in_torch(*_args, **_kwargs):
         ("transformers.modeling_utils.safe_save_file", no_room_for_tensors, "No space left on device"),
         ("torch.save", no_room_in_torch, "torch could not write to its end"),
         ("pathlib.Path.write_text", no_room, "No space left on device"),
-        ("sailvit_hf.refinement.saving.checkpoints._on_disk", no_room, "No space left on device"),
+        ("sailvit_hf.refinement.saving.checkpoints.on_disk", no_room, "No space left on device"),
     ],
 )
 def test_a_checkpoint_that_finds_no_room_is_tried_again(place, error, said, tmp_path, monkeypatch, caplog):
@@ -248,6 +248,139 @@ def test_just_in_time_checkpoints_of_transformers_are_refused(tmp_path):
         RefinementArguments(output_dir=str(tmp_path), use_cpu=True, enable_jit_checkpoint=True)
 
 
+@pytest.mark.parametrize("option", ["save_only_model", "save_on_each_node"])
+def test_what_leaves_nothing_to_go_on_from_is_refused(option, tmp_path):
+    with pytest.raises(SailvitError, match=f"^{option} .*: remove it"):
+        RefinementArguments(output_dir=str(tmp_path), use_cpu=True, **{option: True})
+
+
+class Evaluated(WorldKnowledgeTrainer):
+    """Evaluates on eight samples, one a batch, and finds its first loss the best."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs, eval_dataset=tiny_samples(8))
+
+    def evaluate(self, *args, **kwargs):
+        metrics = super().evaluate(*args, **kwargs)
+        metrics["eval_loss"] = 1.0 + self.state.global_step
+        return metrics
+
+
+EVALUATED = {
+    "cls": Evaluated, "max_steps": 6, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps",
+    "eval_steps": 2, "per_device_eval_batch_size": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("best", [{"load_best_model_at_end": True}, {"metric_for_best_model": "loss"}])
+def test_the_newest_checkpoint_stays_beside_the_best(best, tmp_path):
+    """The Trainer ends with the best one alone if only one is to stay, after a signal, too."""
+    options = {**EVALUATED, **best, "save_total_limit": 1}
+    trainer = tiny_trainer(tmp_path / "run", **options)
+    trainer.add_callback(At(4, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    ends = {name: tensor.clone() for name, tensor in weights(trainer.model).items()}
+    trainer.add_callback(At(5, lambda: ends.update(weights(trainer.model))))
+    with pytest.raises(Preempted, match="ended at step 5 of 6, and .*checkpoint-5 is complete"):
+        trainer.train()
+    assert names(tmp_path / "run") == ["checkpoint-2", "checkpoint-5"]
+    assert_equal(weights(trainer.model), ends)  # the best one is not loaded for a run that ends
+    assert trainer.args.save_total_limit == 1
+    assert trainer.args.load_best_model_at_end is best.get("load_best_model_at_end", False)
+    saved = torch.load(tmp_path / "run" / "checkpoint-5" / "training_args.bin", weights_only=False)
+    assert (saved.save_total_limit, saved.output_dir) == (1, str(tmp_path / "run"))
+    tiny_trainer(tmp_path / "run", **options).train(resume_from_checkpoint=True)
+    assert names(tmp_path / "run") == ["checkpoint-2", "checkpoint-6"]
+    clean = tiny_trainer(tmp_path / "clean", **{**options, "load_best_model_at_end": False})
+    clean.train()
+    last = load_file(tmp_path / "run" / "checkpoint-6" / "model.safetensors")
+    assert all(torch.equal(weights(clean.model)[name], tensor) for name, tensor in last.items())
+
+
+@pytest.mark.parametrize("length", [{"max_steps": 4}, {"max_steps": -1, "num_train_epochs": 1.0}])
+def test_a_run_that_had_made_its_last_step_makes_none(length, tmp_path):
+    """Killed between its last checkpoint and the saving of the stage; the Trainer by itself would make one more."""
+    options = {**EVALUATED, **length, "lr_scheduler_type": "constant", "save_strategy": "epoch"}
+    options |= {"eval_strategy": "epoch"}
+    whole = tiny_trainer(tmp_path, **options)
+    whole.train()
+    again = tiny_trainer(tmp_path, **options)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == whole.state.global_step == length["max_steps"] % 9
+    assert_equal(weights(again.model), weights(whole.model))
+    assert again.history == whole.history
+    evaluated = [entry["step"] for entry in again.state.log_history if "eval_loss" in entry]
+    assert evaluated == [again.state.global_step]
+
+
+class Gone(BaseException):
+    """The process is killed."""
+
+
+class InEvaluation(TrainerCallback):
+    """A signal at the first batch of the evaluation after a step, and the end of the process some batches later."""
+
+    def __init__(self, step, batches=None):
+        self.step, self.batches, self.seen = step, batches, 0
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.seen += 1
+            if self.seen == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if self.seen == self.batches:
+                raise Gone
+
+
+def test_a_signal_in_an_evaluation_saves_before_its_end(tmp_path, caplog):
+    """The grace is shorter than the evaluation: nothing but the evaluation is lost."""
+    options = {**EVALUATED, "save_strategy": "no", "lr_scheduler_type": "cosine"}
+    clean = tiny_trainer(tmp_path / "clean", tiny_model(dropout=0.1), **options)
+    clean.train()
+    trainer = tiny_trainer(tmp_path / "run", tiny_model(dropout=0.1), **options)
+    trainer.add_callback(InEvaluation(4, batches=4))
+    with pytest.raises(Gone):
+        trainer.train()
+    assert "SIGTERM came during an evaluation: step 4 is saved now" in caplog.text
+    assert names(tmp_path / "run") == ["checkpoint-4"]
+    again = tiny_trainer(tmp_path / "run", tiny_model(1, dropout=0.1), **options)
+    again.train(resume_from_checkpoint=True)
+    assert_equal(weights(again.model), weights(clean.model))
+    assert again.history == clean.history
+    evaluated = [[entry["step"] for entry in t.state.log_history if "eval_loss" in entry] for t in (again, clean)]
+    assert evaluated == [[2, 6], [2, 4, 6]]
+
+
+def test_an_evaluation_that_has_the_time_ends_first(tmp_path):
+    trainer = tiny_trainer(tmp_path, **EVALUATED, metric_for_best_model="loss")
+    trainer.add_callback(InEvaluation(2))
+    saves = []
+    save = trainer._save_checkpoint
+    trainer._save_checkpoint = lambda *args: (saves.append(trainer.state.global_step), save(*args))
+    with pytest.raises(Preempted, match="ended at step 3 of 6, and .*checkpoint-3 is complete"):
+        trainer.train()
+    assert saves == [2, 2, 3]  # at once, once more with what the evaluation found, and the step of the end
+    state = json.loads((tmp_path / "checkpoint-2" / "trainer_state.json").read_text())
+    assert state["best_metric"] == 3.0 and state["best_global_step"] == 2
+    assert [entry["step"] for entry in state["log_history"] if "eval_loss" in entry] == [2]
+
+
+def test_an_evaluation_within_a_step_saves_nothing(tmp_path):
+    """Batches of the step were taken, so a checkpoint would not know its place in the data."""
+    trainer = tiny_trainer(tmp_path, **{**EVALUATED, "eval_strategy": "no", "save_strategy": "no"})
+
+    class Within(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 2:
+                trainer.evaluate()
+                assert not list(tmp_path.glob("checkpoint-*"))
+
+    trainer.add_callback(Within())
+    trainer.add_callback(InEvaluation(2))
+    with pytest.raises(Preempted, match="ended at step 3 of 6"):
+        trainer.train()
+    assert names(tmp_path) == ["checkpoint-3"]
+
+
 # --- what is no number -----------------------------------------------------------------------------------------------
 
 
@@ -316,6 +449,22 @@ def test_gradients_alone_are_enough(tmp_path, caplog):
     trainer.train()
     assert "is finite, but its gradients are not at step 2: the step is left out" in caplog.text
     assert all(torch.isfinite(tensor).all() for tensor in trainer.model.parameters())
+
+
+@pytest.mark.parametrize("clip", [1.0, 0.0])
+def test_finite_gradients_whose_norm_overflows_are_not_clipped_to_zero(clip, tmp_path, caplog):
+    """Adam would go on by its moments, without a word."""
+    trainer = tiny_trainer(tmp_path, max_grad_norm=clip, **SEQUENTIAL)
+    weight = next(p for p in trainer.model.parameters() if p.requires_grad)
+    weight.register_hook(lambda grad: torch.full_like(grad, 1e30) if trainer.state.global_step == 1 else grad)
+    seen = {}
+    for step in (1, 2):
+        trainer.add_callback(At(step, lambda step=step: seen.update({step: weights(trainer.model)})))
+    trainer.train()
+    assert_equal(seen[1], seen[2])
+    assert trainer.nonfinite.recent == [2] and trainer.nonfinite.norm is None
+    assert "is finite, but its gradients are not at step 2: the step is left out" in caplog.text
+    assert [entry["step"] for entry in trainer.state.log_history if "grad_norm" in entry] == [1, 3, 4]
 
 
 def test_past_the_limit_the_batch_is_saved(tmp_path):

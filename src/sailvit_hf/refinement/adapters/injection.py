@@ -7,18 +7,22 @@ checkpoint is whole as always, and what goes on from it needs neither peft nor t
 
 import copy
 import functools
+import json
 import re
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ...errors import SailvitError
 from ...modeling.vision_towers import find_layers
@@ -35,6 +39,8 @@ _WEIGHTS, _CONFIG, _PREFIX = "adapter_model.safetensors", "adapter_config.json",
 # Settings of peft that train or change weights of the model itself, which are then not those of its start.
 _TRAIN_MORE = ("modules_to_save", "target_parameters", "trainable_token_indices", "layer_replication")
 _INITIAL = (True, False, "gaussian", "orthogonal")
+# Evenly spaced layers of a module whose weights a resume looks at: all would take time, one may be untrained.
+_LAYERS_CHECKED = 4
 
 
 def _peft() -> Any:
@@ -392,7 +398,7 @@ def load_adapters(model: nn.Module, checkpoint: str | Path) -> None:
     """Put the adapters of a checkpoint, as `save_whole` wrote them, into a model that has the same.
 
     Raises:
-        SailvitError: the checkpoint has none, or others.
+        SailvitError: the checkpoint has none, or others, or its stage began with another model.
     """
     parts = adapted_parts(model)
     saved = sorted(path.parent.name for path in Path(checkpoint, ADAPTERS).glob(f"*/{_WEIGHTS}"))
@@ -401,8 +407,9 @@ def load_adapters(model: nn.Module, checkpoint: str | Path) -> None:
             f"{checkpoint} was trained with adapters in {', '.join(saved) or 'no module'}, this run has them in "
             f"{', '.join(sorted(parts)) or 'no module'}: resume with the same, or begin a new run"
         )
-    for name, (_, part) in parts.items():
+    for name, (path, part) in parts.items():
         _load_into(part, Path(checkpoint, ADAPTERS, name), name)
+        _check_what_is_below(path, part, Path(checkpoint))
 
 
 def _load_into(part: Any, folder: Path, name: str) -> None:
@@ -419,3 +426,76 @@ def _load_into(part: Any, folder: Path, name: str) -> None:
             f"{ours[key]} here): resume with the same, or begin a new run"
         )
     peft.set_peft_model_state_dict(part, state)
+
+
+# --- the model below the adapters ---------------------------------------------------------------------------------
+
+
+def _check_what_is_below(path: str, part: Any, checkpoint: Path) -> None:
+    """Make sure that a few layers and their adapters make the checkpoint's whole weights.
+
+    A checkpoint is a whole model, and may well be taken for the one to resume with: its adapters would count twice.
+
+    Raises:
+        SailvitError: they make others.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [name for name, layer in part.named_modules() if isinstance(layer, BaseTunerLayer)]
+    for name in layers[:: -(-len(layers) // _LAYERS_CHECKED)]:
+        saved = _saved_tensor(checkpoint, f"{path}.{name}.weight")
+        base = part.get_submodule(name).get_base_layer()
+        if saved is None or any(_in_pieces(parameter) for parameter in part.get_submodule(name).parameters()):
+            continue
+        # Unpacked by another device, four bits may differ in their last place; an engine may have kept half precision.
+        rounding = 1e-3 if is_quantized(base) else max(1e-5, torch.finfo(saved.dtype).eps)
+        kept = (None,) if is_quantized(base) else (None, torch.bfloat16, torch.float16)
+        merged = (_merged_weight(part, name, precision) for precision in kept)
+        room = rounding * float(saved.float().norm())
+        if not any(each.shape != saved.shape or float((each - saved.float()).norm()) <= room for each in merged):
+            raise SailvitError(
+                f"the adapters of {checkpoint} were not trained on this model ({path}.{name} is another): give the "
+                "model that the stage began with, in the same precision; a checkpoint has them merged already"
+            )
+
+
+def _in_pieces(parameter: nn.Parameter) -> bool:
+    return isinstance(parameter, DTensor) or hasattr(parameter, "ds_id") or parameter.is_meta
+
+
+def _saved_tensor(checkpoint: Path, name: str) -> torch.Tensor | None:
+    """A tensor of a checkpoint's safetensors, if it has it."""
+    index = checkpoint / SAFE_WEIGHTS_INDEX_NAME
+    files = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if index.is_file() else {}
+    file = checkpoint / files.get(name, SAFE_WEIGHTS_NAME)
+    if not file.is_file():
+        return None
+    with safe_open(file, framework="pt") as tensors:
+        found: torch.Tensor | None = tensors.get_tensor(name) if name in tensors.keys() else None  # noqa: SIM118
+    return found
+
+
+def _merged_weight(part: Any, name: str, precision: torch.dtype | None) -> torch.Tensor:
+    """What `merge_adapters` makes of one layer, in fp32; with its base rounded to a precision first."""
+    state = {key: tensor.float().clone() for key, tensor in _state_of(part.get_submodule(name)).items()}
+    if precision is not None:
+        state["base_layer.weight"] = state["base_layer.weight"].to(precision).float()
+    base = part.get_submodule(name).get_base_layer()
+    config = copy.deepcopy(part.peft_config["default"])
+    config.target_modules = [name]
+    rows, columns = state["base_layer.weight"].shape
+    with torch.device("meta"):
+        plain = Conv1D(columns, rows) if isinstance(base, Conv1D) else nn.Linear(columns, rows)
+    holder: nn.Module = plain
+    for each in reversed(name.split(".")):  # the layer under its own name, on which its rank may hang
+        above = nn.Module()
+        above.add_module(each, holder)
+        holder = above
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a pattern of ranks is about other layers
+        _peft().inject_adapter_in_model(config, holder, low_cpu_mem_usage=True)
+    layer: Any = holder.get_submodule(name)
+    layer.load_state_dict(state, strict=False, assign=True)
+    layer.merge(safe_merge=True)
+    weight: torch.Tensor = layer.get_base_layer().weight.detach()
+    return weight

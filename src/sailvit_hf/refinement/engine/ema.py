@@ -57,6 +57,12 @@ class VisionTowerEma(TrainerCallback):
         if self.averaged is not None:
             self.averaged.update_parameters(self.tower)
 
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self._load(Path(state.best_model_checkpoint, EMA_FOLDER))  # as the Trainer did with the weights
+
     def save(self, folder: Path) -> None:
         """Save the average as a whole vision tower in `folder/vision_tower_ema`, for use and for resuming."""
         if self.averaged is not None and self.average is not None and int(self.averaged.n_averaged):

@@ -5,8 +5,9 @@ Nothing is written or trained, and no weights are read: the model is made of its
 What lies on the Hub is asked for by a few small requests; if it does not answer, the result says what was not checked.
 """
 
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from ...errors import SailvitError
 from ...modeling.configuration_sailvit import SAILViTConfig
 from ...modeling.modeling_sailvit_vlm import SAILViTForConditionalGeneration
 from ...modeling.vision_towers import vision_half
+from ..adapters.injection import adapter_targets
 from ..callbacks import module_summary
+from ..launching import Launch, accelerators, layout_kind
 from ..pipeline import Run, demo_world
 from ..planning.parts import model_config
 from ..run_folder import check_folder
@@ -35,6 +38,7 @@ _APPLE_FIELDS = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels", "image_size",
     "patch_size",
 )  # fmt: skip
+_BATCH = "global_batch_size"
 
 
 @dataclass
@@ -77,21 +81,25 @@ def dry_run(
     resume: bool = False,
     ask_hub: bool = True,
     path: str | Path | None = None,
+    launch: Launch | None = None,
 ) -> DryRun:
     """Check a recipe as far as that goes without training.
 
     Args:
         recipe: see `load_recipe`.
-        processes: how many are to train; by default as many as there are now.
+        processes: how many are to train; by default as many as `launch` would start, else as there are now.
         resume: whether the run in the output folder is to go on.
         ask_hub: whether to ask the Hub for what lies there.
         path: the recipe's file; what recipes beside it will have made is known by them.
+        launch: how the processes are to be started, if they are.
 
     Raises:
         SailvitError: a mistake in the arguments of a stage.
     """
     found = DryRun()
-    run = Run(recipe, claim=False)
+    run = Run(_without_batches(recipe), claim=False)
+    if launch is not None:
+        processes = _launched(launch, found)
     ask_hub = ask_hub and hub_answers()
     claimed = found.note(lambda: check_folder(recipe, resume))
     folder = "goes on there" if claimed else "is not empty" if claimed is None else "is new"
@@ -99,9 +107,11 @@ def dry_run(
     if recipe.attention == "flash_attention_2" and not is_flash_attn_2_available():
         found.unchecked.append("attention: flash_attention_2, which needs a GPU and pip install 'sailvit_hf[flash]'")
     model = _start(recipe, found, ask_hub, path)
+    if model is not None and claimed is False:
+        _room(recipe, model, found)
     for stage in run.stages:
         plan, arguments = recipe.stages[stage.key], run.arguments[stage.key]
-        lines = [_batch(stage.key, arguments, processes, found), _length(plan, arguments)]
+        lines = [_batch(stage.key, plan, arguments, processes, found), _length(plan, arguments)]
         lines += _trains(stage, arguments, plan, model, found)
         found.lines.append((f"{stage.key}: {stage.title}", lines))
     _data(recipe, run, found, ask_hub)
@@ -109,15 +119,48 @@ def dry_run(
     return found
 
 
-def _batch(key: str, arguments: Any, processes: int | None, found: DryRun) -> str:
+def _without_batches(recipe: Recipe) -> Recipe:
+    """The recipe without its global batch sizes, which would be held against the number of processes of now."""
+    stages = {
+        key: replace(plan, arguments={name: value for name, value in plan.arguments.items() if name != _BATCH})
+        for key, plan in recipe.stages.items()
+    }
+    return replace(recipe, stages=stages)
+
+
+def _launched(launch: Launch, found: DryRun) -> int | None:
+    """The number of processes of a launch, whose layout is checked as far as it can be here; None: it is not known."""
+    config = found.note(lambda: layout_kind(launch.layout))
+    if config is not None and not accelerators() and not config[1].startswith("MULTI_"):
+        found.unchecked.append(f"--launch {launch.layout}: it needs a GPU, none here")
+    if launch.processes is None and not accelerators():
+        found.unchecked.append("the number of processes: there is no GPU to count, so it is 1 here; say --processes")
+        return None
+    return launch.processes or accelerators() * launch.machines
+
+
+def _room(recipe: Recipe, model: Any, found: DryRun) -> None:
+    """Refuse a disk on which not even the weights that the run leaves have room."""
+    folder = next(place for place in Path(recipe.output_dir).absolute().parents if place.exists())
+    states = 1 + len(recipe.stages)
+    needed, free = 4 * states * sum(p.numel() for p in model.parameters()), shutil.disk_usage(folder).free
+    if free < needed:
+        found.missing.append(
+            f"output_dir {recipe.output_dir}: {folder} has room for {free / 1e9:.3g} GB, and the weights of its "
+            f"{states} states alone, in fp32, are {needed / 1e9:.3g} GB; make room, or choose another output_dir"
+        )
+
+
+def _batch(key: str, plan: StagePlan, arguments: Any, processes: int | None, found: DryRun) -> str:
     processes = arguments.world_size if processes is None else processes
     each, steps = arguments.train_batch_size, arguments.gradient_accumulation_steps
-    if arguments.global_batch_size is not None:
+    batch = plan.arguments.get(_BATCH)
+    if batch is not None:
         try:
-            steps = accumulation_steps(arguments.global_batch_size, processes, each)
+            steps = accumulation_steps(batch, processes, each)
         except SailvitError as error:
             found.missing.append(f"stages.{key}.arguments: {error}")
-            return f"batch: {arguments.global_batch_size} is not possible with {processes} processes x {each}"
+            return f"batch: {batch} is not possible with {processes} processes x {each}"
     what = f"packs of {arguments.max_length} tokens" if arguments.packing else "samples"
     many = f"{processes} process{'es' * (processes != 1)}"
     return f"batch: {processes * each * steps} {what} = {many} x {each} x {steps} accumulation steps"
@@ -136,6 +179,8 @@ def _trains(stage: RefinementStage, arguments: Any, plan: StagePlan, model: Any,
     if model is None:
         return [f"trains: {name} at {rate:g}{_adapted(name, adapters)}" for name, rate in rates.items()]
     found.note(lambda: stage.apply(model, arguments.freeze_vision_layers))
+    for module, given in adapters.items():
+        found.note(lambda m=module, t=given.targets: _targets(model, stage, m, t))  # type: ignore[misc]
     lines = []
     for row in module_summary(model, rates):
         name, parameters = row["module"], f"{row['parameters']:,} parameters"
@@ -146,6 +191,13 @@ def _trains(stage: RefinementStage, arguments: Any, plan: StagePlan, model: Any,
         else:
             lines.append(f"frozen: {name}, {parameters}")
     return lines
+
+
+def _targets(model: Any, stage: RefinementStage, module: str, asked: Any) -> None:
+    try:
+        adapter_targets(model, module, asked)
+    except SailvitError as error:
+        raise SailvitError(f"stages.{stage.key}.adapters.{module}: {error}") from error
 
 
 def _adapted(name: str, adapters: Any) -> str:

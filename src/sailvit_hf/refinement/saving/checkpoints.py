@@ -2,6 +2,7 @@
 """Checkpoints that are complete or invisible: drafts that are marked and renamed in one go; see docs/faults.md."""
 
 import functools
+import itertools
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME_BIN, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
@@ -20,6 +21,8 @@ logger = logging.get_logger(__name__)
 
 MARKER = "complete.json"
 DRAFTS = ".saving"  # holds the checkpoint that is being written; nobody looks for checkpoints there
+ASIDE = "set-aside"  # with a number: holds checkpoints that a run has gone back behind
+ZERO_FOLDERS = "global_step*"  # where DeepSpeed keeps the states of its optimiser and schedule
 
 
 def could_not_write(error: BaseException) -> bool:
@@ -38,7 +41,7 @@ def step_of(folder: Path) -> int | None:
     return int(number) if number != folder.name and number.isdigit() else None
 
 
-def _on_disk(path: Path) -> None:
+def on_disk(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk: a power cut must not empty what is marked."""
     if os.name != "posix":  # Windows flushes only what is open for writing
         return
@@ -57,13 +60,13 @@ def mark(folder: Path, step: int, processes: int) -> None:
     """
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARKER):
-        _on_disk(path)
+        on_disk(path)
         files[path.relative_to(folder).as_posix()] = path.stat().st_size
     draft = folder / f".{MARKER}"
     draft.write_text(json.dumps({"step": step, "processes": processes, "files": files}, indent=1) + "\n")
-    _on_disk(draft)
+    on_disk(draft)
     draft.rename(folder / MARKER)
-    _on_disk(folder)
+    on_disk(folder)
 
 
 def publish(draft: Path, folder: Path) -> None:
@@ -73,7 +76,7 @@ def publish(draft: Path, folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     draft.rename(folder)
-    _on_disk(folder.parent)
+    on_disk(folder.parent)
 
 
 def settle_drafts(output_dir: Path) -> None:
@@ -96,7 +99,7 @@ def check_complete(folder: str | os.PathLike) -> None:
     """
     folder = Path(folder)
     step = step_of(folder)
-    mend = "resume from another checkpoint"
+    mend = "remove it, or resume from another checkpoint"
     if not (folder / MARKER).exists():
         try:
             found = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
@@ -119,6 +122,25 @@ def check_complete(folder: str | os.PathLike) -> None:
         if found != size:
             what = "is missing" if found is None else f"has {found} bytes instead of {size}"
             raise SailvitError(f"{folder} is not complete ({name} {what}): {mend}")
+
+
+def check_resumable(folder: str | os.PathLike) -> None:
+    """Check that a complete checkpoint holds the states of the optimiser and the schedule, of whatever layout.
+
+    Without them the Trainer begins both anew, in the middle of the run and without a word.
+
+    Raises:
+        SailvitError: it holds the model only.
+    """
+    folder = Path(folder)
+    if any(folder.glob(ZERO_FOLDERS)):
+        return
+    # One file, or under FSDP a file or a folder of pieces.
+    if not any(folder.glob(f"*{Path(OPTIMIZER_NAME_BIN).stem}*")) or not (folder / SCHEDULER_NAME).exists():
+        raise SailvitError(
+            f"{folder} holds no states of the optimiser and the schedule, which would begin anew in the middle of the "
+            "run: remove it, resume from another one, or take its weights alone with train(..., weights_only=True)"
+        )
 
 
 def is_complete(folder: str | os.PathLike) -> bool:
@@ -148,6 +170,27 @@ def last_complete_checkpoint(output_dir: str | os.PathLike) -> Path | None:
             logger.warning(f"{path} was saved by an earlier version, without {MARKER}: its files were not checked.")
         return path
     return None
+
+
+def set_later_aside(output_dir: Path, folder: Path) -> Path | None:
+    """Take the complete checkpoints that are later than `folder` out of sight; for one process only.
+
+    A run that goes back to an earlier checkpoint would else lose its new ones to those of the branch that it left:
+    the largest step is the newest one for all who look. Nothing is deleted.
+
+    Returns:
+        The folder in which they are now; None if there are none.
+    """
+    step = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
+    later = [path for number, path in numbered(output_dir) if number > step and is_complete(path)]
+    if not later:
+        return None
+    places = (output_dir / f"{ASIDE}-{number}" for number in itertools.count(1))
+    place = next(place for place in places if not place.exists())
+    place.mkdir()
+    for path in later:
+        path.rename(place / path.name)
+    return place
 
 
 def rotate(output_dir: Path, limit: int | None, keep: Iterable[str | os.PathLike | None] = ()) -> None:
@@ -192,7 +235,7 @@ def part_of_checkpoint(save_model: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(save_model)
     def save(self: Any, output_dir: str | None = None, _internal_call: bool = False) -> None:
         try:
-            with self.real_output_dir():
+            with self.given_arguments():
                 save_model(self, output_dir or self.args.output_dir, _internal_call)
         except Exception as error:
             if not could_not_write(error):

@@ -24,7 +24,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from ...data.encoding import EncodedStream, LaneSamples
-from ...data.replacement import FaultLog
+from ...data.replacement import MOST_REMEMBERED, FaultLog
 from ...errors import SailvitError
 from ..samples import by_index
 
@@ -35,7 +35,6 @@ logger = logging.get_logger(__name__)
 
 NOTE = "data_note"
 FILES = "data_state_*.json"
-_MOST_REMEMBERED = 10_000  # unusable samples of which a checkpoint tells which they are; of more it knows the number
 _MOST_RESTARTS, _PEACE = 3, 100  # restarts of a data loader without so many batches between them
 
 
@@ -96,12 +95,12 @@ class DataState:
         news = {name: list(each.items()) for name, each in self._met.items()}
         if args.process_index:
             news = {name: [item for item in each if item[0] not in self._known[name]] for name, each in news.items()}
-        met = {name: each[:_MOST_REMEMBERED] for name, each in news.items()}
+        met = {name: each[:MOST_REMEMBERED] for name, each in news.items()}
         cursors = {lane: at for lane, at in self.cursors.items() if self._touched is None or lane in self._touched}
         state = {
             "samples": self.samples, "lanes": self.lanes, "chunk": self.chunk, "cursors": cursors, "asked": self.asked,
             "unreadable": self.unreadable, "overlong": self.overlong, "met": met, "processes": args.world_size,
-            "length": self._length(),
+            "length": self._length(), "step_samples": self._step_samples(),
         }  # fmt: skip
         path = Path(folder, FILES.replace("*", str(args.process_index)))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +110,8 @@ class DataState:
         """Begin anew, or go on from a checkpoint of any number of processes.
 
         Raises:
-            SailvitError: a file of it is missing or no JSON, or the data set has another length than it had.
+            SailvitError: a file of it is missing or no JSON, the data set has another length than it had, or a step
+                takes another number of samples where the place is a number of steps.
         """
         self._reset()
         if folder is None:
@@ -126,7 +126,7 @@ class DataState:
                 raise ValueError(f"{len(states)} of {states[0]['processes']} files are there")
         except (ValueError, KeyError, TypeError) as error:
             raise SailvitError(
-                f"the place in the data of {folder} cannot be read ({error}): resume from another checkpoint"
+                f"the place in the data of {folder} cannot be read ({error}): remove it, or resume from another one"
             ) from error
         length = states[0].get("length", self._length())
         if length != self._length():
@@ -135,6 +135,7 @@ class DataState:
                 "in it is lost: resume with the data that it began with, or begin the stage anew with train(..., "
                 "weights_only=True)"
             )
+        self._check_step(folder, states[0].get("step_samples"))
         for name in ("samples", "lanes", "chunk"):
             setattr(self, name, states[0][name])
         for state in states:
@@ -155,6 +156,22 @@ class DataState:
         """Samples of a data set with a length."""
         dataset = self._trainer.train_dataset
         return len(dataset) if by_index(dataset) else None
+
+    def _step_samples(self) -> int:
+        """Samples of an optimiser step over all processes."""
+        return int(self._trainer.get_total_train_batch_size(self._trainer.args))
+
+    def _check_step(self, folder: str | Path, before: int | None) -> None:
+        """Refuse other steps than before where the place is counted in them; older checkpoints do not tell theirs."""
+        counts_samples = self._trainer.args.packing or isinstance(self._trainer.train_dataset, EncodedStream)
+        now = self._step_samples()
+        if counts_samples or before in (None, now):
+            return
+        raise SailvitError(
+            f"a step of {folder} took {before} samples (batch x accumulation x processes) and would now take {now}, "
+            f"so the place in the data is lost: set global_batch_size to {before}, or begin the stage anew with "
+            "train(..., weights_only=True)"
+        )
 
     def _guess(self, folder: Path) -> None:
         """The place of a stream from the steps: all that is known of a checkpoint of an older version."""
@@ -207,7 +224,8 @@ class DataState:
         self.unreadable += found["skipped"][0]
         self.overlong += found["skipped"][1]
         for name, met in self._met.items():
-            met.update(found[name])
+            if len(met) - len(self._known[name]) < MOST_REMEMBERED:
+                met.update(found[name])
         if "cursors" in found:
             self.samples += args.train_batch_size * args.world_size
             new = {int(lane): cursor for lane, cursor in found["cursors"].items()}
@@ -233,8 +251,13 @@ class DataState:
                 "them, such as too little memory, or use fewer"
             ) from error
         logger.warning(f"A worker of the data loader died, and the loader starts again: {said}")
-        # The Trainer holds on to a plain iterator, and its other workers would stay.
-        getattr(self._current, "_shutdown_workers", lambda: None)()
+        # The Trainer holds on to a plain iterator, and a loader whose workers persist to its own: the other workers
+        # would stay, and the next pass would ask the dead one.
+        plain = getattr(loader, "base_dataloader", loader)
+        for iterator in (self._current, getattr(plain, "_iterator", None)):
+            getattr(iterator, "_shutdown_workers", lambda: None)()
+        if hasattr(plain, "_iterator"):
+            plain._iterator = None
         self._current = None
         if hasattr(sampler, "epoch"):  # the Trainer tells a resumed pass to another loader, which skips
             loader.set_epoch(sampler.epoch)

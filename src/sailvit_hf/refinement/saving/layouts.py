@@ -15,13 +15,12 @@ from transformers.trainer import OPTIMIZER_NAME, OPTIMIZER_NAME_BIN
 from transformers.utils import logging
 
 from ...errors import SailvitError
-from .checkpoints import MARKER
+from .checkpoints import MARKER, ZERO_FOLDERS
 from .resuming import load_weights
 
 logger = logging.get_logger(__name__)
 
 FSDP_WEIGHTS = "pytorch_model_fsdp.bin"  # as accelerate's save_fsdp_model names them
-_ZERO_FOLDERS = "global_step*"
 
 
 def choose_layers(plugin: Any, model: nn.Module) -> None:
@@ -125,7 +124,7 @@ def fit_checkpoint(trainer: Any, checkpoint: Path) -> None:
     Raises:
         SailvitError: it cannot be read in this layout.
     """
-    zero = any(checkpoint.glob(_ZERO_FOLDERS))
+    zero = any(checkpoint.glob(ZERO_FOLDERS))
     whole, named = (checkpoint / OPTIMIZER_NAME).exists(), (checkpoint / OPTIMIZER_NAME_BIN).exists()
     if trainer.is_deepspeed_enabled or zero:
         if zero or whole or named:

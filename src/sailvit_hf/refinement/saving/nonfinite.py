@@ -29,12 +29,14 @@ class NonFiniteSteps(TrainerCallback, ExportableState):
     Attributes:
         total: how many were left out so far.
         recent: the numbers of those of them that lie in the window.
+        norm: of all gradients before they were clipped, where the Trainer told it for this step.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.total = 0
         self.recent: list[int] = []
+        self.norm: Any = None
         self._batches: list[tuple[Any, torch.Tensor]] = []
         self._in_log = [0, 0]  # micro-batches since the last log entry, and those of them that were no numbers
 
@@ -45,7 +47,7 @@ class NonFiniteSteps(TrainerCallback, ExportableState):
         saved = state.stateful_callbacks.get(name, {}).get("attributes", {}) if state.global_step else {}
         self.total, self.recent = saved.get("total", 0), list(saved.get("recent", []))
         state.stateful_callbacks.setdefault(name, self.state())  # an earlier version's checkpoint has none
-        self._batches, self._in_log = [], [0, 0]
+        self._batches, self._in_log, self.norm = [], [0, 0], None
 
     def state(self) -> dict[str, Any]:
         """What the Trainer writes."""
@@ -59,20 +61,31 @@ class NonFiniteSteps(TrainerCallback, ExportableState):
         return torch.where(torch.isfinite(loss), loss, torch.zeros_like(loss))
 
     def counts(self, optimizer: Any, with_gradients: bool) -> torch.Tensor:
-        """(micro-batches, those without a finite loss, 1 if a gradient is not finite) of this process, int64."""
+        """(micro-batches, those without a finite loss, 1 if the gradients are not finite) of this process, int64.
+
+        Finite gradients may have a norm that is none. Clipping makes zeros of them, so the norm from before it counts.
+        """
         if not self._batches:  # a subclass has a training step of its own
             return torch.zeros(3, dtype=torch.long, device=optimizer.param_groups[0]["params"][0].device)
         losses = torch.stack([loss.detach() for _, loss in self._batches])
         bad = (~torch.isfinite(losses)).sum()
-        gradients = _local_gradients(optimizer) if with_gradients else []
         infinite = torch.zeros_like(bad)
-        if gradients:
-            infinite = (~torch.isfinite(torch.nn.utils.get_total_norm(gradients))).to(bad)
+        for norm in self._norms(optimizer) if with_gradients else ():
+            infinite = torch.maximum(infinite, (~torch.isfinite(norm)).to(bad))
         return torch.stack([torch.full_like(bad, len(self._batches)), bad, infinite])
+
+    def _norms(self, optimizer: Any) -> list[torch.Tensor]:
+        """The norms of what this process holds of the gradients, and of all of them before they were clipped."""
+        norms = [torch.nn.utils.get_total_norm(gradients)] if (gradients := _local_gradients(optimizer)) else []
+        if self.norm is not None:
+            whole: Any = getattr(self.norm, "full_tensor", None)
+            norms.append(torch.as_tensor(self.norm if whole is None else whole()))
+        return norms
 
     def end(self) -> None:
         """Forget the batches of this step."""
         self._batches.clear()
+        self.norm = None
 
     def count(self, micro_batches: int, bad: int) -> None:
         """Note what all processes counted, for the log."""

@@ -1,8 +1,9 @@
 # Copyright 2026 The sailvit_hf authors. Licensed under the Apache License, Version 2.0.
 """The trainer that never loses work: complete checkpoints, and failures that are survived; see docs/faults.md.
 
-At the end of each optimiser step all processes agree, in one small collective, on what only some of them may know:
-that a signal came, and that a loss or gradient is no number. So all skip the same steps, and all save at the same one.
+At the end of each optimiser step, and after each batch of an evaluation between two steps, all processes agree, in one
+small collective, on what only some of them may know: that a signal came, and that a loss or gradient is no number. So
+all skip the same steps, and all save at the same one.
 """
 
 from collections.abc import Iterator
@@ -27,14 +28,18 @@ from .checkpoints import (
     DRAFTS,
     MARKER,
     check_complete,
+    check_resumable,
     could_not_write,
     last_complete_checkpoint,
     mark,
+    numbered,
     publish,
     reason_of,
     rotate,
+    set_later_aside,
     settle_drafts,
 )
+from .damage import damage_told
 from .interruption import Watch, watched
 from .nonfinite import WINDOW, NonFiniteSteps
 
@@ -54,19 +59,28 @@ def account(record: StageRecord) -> str:
 
 
 class _StepEnd(TrainerCallback):
-    """What all processes agree on at the end of a step, and what follows from it."""
+    """What all processes agree on at the end of a step, or in an evaluation after it, and what follows from it."""
 
     def __init__(self, trainer: "SafeTrainer") -> None:
         self.trainer = trainer
         self.stopping = False
+        self.between_steps = False  # the step is whole, and no batch of the next one was taken
+        self.was_done = False  # resumed from its last step
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.stopping = False
+        self.stopping = self.between_steps = False
+        self.was_done = state.global_step >= state.max_steps
+        control.should_training_stop = control.should_training_stop or self.was_done
         # `restore_callback_states_from_checkpoint` puts others in the place of those that were added.
         callbacks = self.trainer.callback_handler.callbacks
         self.trainer.nonfinite = next(each for each in callbacks if isinstance(each, NonFiniteSteps))
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.between_steps = False
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -76,15 +90,26 @@ class _StepEnd(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self.between_steps = True
         if self.stopping and state.global_step < state.max_steps:
             control.should_training_stop = control.should_save = True
             control.should_evaluate = False  # there may be seconds left
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.between_steps and not self.stopping:
+            self.trainer.save_before_evaluation_ends()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.stopping and state.global_step < state.max_steps:
             control.should_save = control.should_evaluate = False  # it was saved when the step ended
+            args.load_best_model_at_end = False  # for nobody: the run ends, and may have seconds for it
+        evaluated = (entry for entry in state.log_history if any(name.startswith("eval_") for name in entry))
+        if self.was_done and any(entry["step"] == state.global_step for entry in evaluated):
+            control.should_save = control.should_evaluate = False  # neither is done again
 
 
 class SafeTrainer(EngineTrainer):
@@ -96,6 +121,7 @@ class SafeTrainer(EngineTrainer):
 
     stage: RefinementStage
     is_saving = False
+    saved_step = -1
     save_error: BaseException | None = None
 
     def __init__(self, model: nn.Module, args: RefinementArguments, **kwargs: Any) -> None:
@@ -103,19 +129,22 @@ class SafeTrainer(EngineTrainer):
         self.nonfinite = NonFiniteSteps(args.nonfinite_limit)
         self._step_end = _StepEnd(self)
         self._watch = Watch()
+        self._given: dict[str, Any] = {}  # arguments that have another value just now
+        self._trial: Any = None
         self.add_callback(self.nonfinite)
         self.add_callback(self._step_end)
 
     # --- the end of a step -----------------------------------------------------------------------------------------
 
-    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: Any = None, trial: Any = None, *args: Any, **kwargs: Any) -> Any:
         """See [`~transformers.Trainer.train`].
 
         Raises:
             Preempted: SIGTERM or SIGUSR1 came, and the training was saved before its end.
         """
-        with watched() as self._watch, self._watch.until_the_step_ends():
-            result = super().train(resume_from_checkpoint, *args, **kwargs)
+        self._trial, self.saved_step = trial, -1
+        with self._own_rotation(), watched() as self._watch, self._watch.until_the_step_ends():
+            result = super().train(resume_from_checkpoint, trial, *args, **kwargs)
         if self._step_end.stopping and self.state.global_step < self.state.max_steps:
             saved = last_complete_checkpoint(self.args.output_dir)
             place = "nothing could be saved" if saved is None else f"{saved} is complete"
@@ -124,6 +153,55 @@ class SafeTrainer(EngineTrainer):
                 f"{self.state.global_step} of {self.state.max_steps}, and {place}; resume the run"
             )
         return result
+
+    @contextmanager
+    def _own_rotation(self) -> Iterator[None]:
+        """Keep `save_total_limit` from the Trainer, which ends by removing all but the best checkpoint if it is 1.
+
+        The newest would be gone: after a signal the one to go on from, and at the end of a stage the one that has its
+        last step, before the stage's model is saved.
+        """
+        self._given = {name: getattr(self.args, name) for name in ("save_total_limit", "load_best_model_at_end")}
+        self.args.save_total_limit = None
+        try:
+            yield
+        finally:
+            for name, value in self._given.items():
+                setattr(self.args, name, value)
+            self._given, self._step_end.between_steps = {}, False
+
+    def save_before_evaluation_ends(self) -> None:
+        """Save the step before an evaluation at once if a signal came: the evaluation may last longer than is left.
+
+        It goes on after that, and the run ends with the next step. All processes take equally many batches, for they
+        gather the losses of each; only with batches that are not even they might not, and nothing is done here.
+        """
+        if self.saved_step == self.state.global_step or self.args.accelerator_config.even_batches is False:
+            return
+        signals = int(self._watch.asked is not None)
+        if self.args.world_size > 1:
+            signals = int(self.accelerator.reduce(torch.tensor(signals, device=self.args.device), reduction="sum"))
+        if signals:
+            if self.is_world_process_zero():
+                logger.warning(
+                    f"{self._watch.asked or 'A signal to another process'} came during an evaluation: step "
+                    f"{self.state.global_step} is saved now, and the training ends with the next one."
+                )
+            self._save_checkpoint(self.model_wrapped, self._trial)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The Trainer's, kept for the end of the step; by then clipping has made zeros of what was too large.
+
+        A private method of the Trainer: no public hook is told the norm before the optimiser's step.
+        """
+        self.nonfinite.norm = super()._get_grad_norm(model, grad_norm)
+        return self.nonfinite.norm
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """The Trainer's, and nothing after the last step: resumed from there, the Trainer would make one more."""
+        if self._step_end.was_done:
+            return [], None
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """The Trainer's, with a loss of zero for the log's mean where it is no number."""
@@ -178,24 +256,24 @@ class SafeTrainer(EngineTrainer):
     @contextmanager
     def _saving_to(self, folder: Path) -> Iterator[None]:
         """Let the Trainer write its checkpoint into another folder."""
-        self._real_output_dir = self.args.output_dir
+        self._given["output_dir"] = self.args.output_dir
         self.args.output_dir, self.is_saving, self.save_error = str(folder), True, None
         try:
             yield
         finally:
-            self.args.output_dir, self.is_saving = self._real_output_dir, False
+            self.args.output_dir, self.is_saving = self._given.pop("output_dir"), False
 
     @contextmanager
-    def real_output_dir(self) -> Iterator[None]:
-        """While the model is saved the arguments, which are written too, name the folder that they always name."""
-        if not self.is_saving:
-            yield
-            return
-        draft, self.args.output_dir = self.args.output_dir, self._real_output_dir
+    def given_arguments(self) -> Iterator[None]:
+        """While the model is saved the arguments, which are written too, are those that were given."""
+        present = {name: getattr(self.args, name) for name in self._given}
         try:
+            for name, value in self._given.items():
+                setattr(self.args, name, value)
             yield
         finally:
-            self.args.output_dir = draft
+            for name, value in present.items():
+                setattr(self.args, name, value)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save a checkpoint as a draft, which gets its name once all processes have written their part.
@@ -226,7 +304,9 @@ class SafeTrainer(EngineTrainer):
                 self._finish_checkpoint(draft, folder)
             except OSError as error:
                 self.save_error = error
-        if not self._all_saved():
+        if self._all_saved():
+            self.saved_step = self.state.global_step
+        else:
             self.state.best_model_checkpoint = best_before
             self._give_up_checkpoint(draft)
 
@@ -255,7 +335,8 @@ class SafeTrainer(EngineTrainer):
         mark(draft, self.state.global_step, self.args.world_size)
         publish(draft, folder)
         settle_drafts(Path(self.args.output_dir))
-        rotate(folder.parent, self.args.save_total_limit, (folder, self.state.best_model_checkpoint))
+        limit = self._given.get("save_total_limit", self.args.save_total_limit)
+        rotate(folder.parent, limit, (folder, self.state.best_model_checkpoint))
 
     def _give_up_checkpoint(self, draft: Path) -> None:
         if self.args.should_save:
@@ -268,18 +349,54 @@ class SafeTrainer(EngineTrainer):
             )
 
     def checkpoint_to_resume(self, asked: Any) -> str | None:
-        """The folder that is meant by `resume_from_checkpoint`, checked; `True` means the last complete one."""
+        """The folder that is meant by `resume_from_checkpoint`, checked; `True` means the last complete one.
+
+        Going back to an earlier checkpoint of the run sets its later ones aside.
+
+        Raises:
+            SailvitError: there is none, or it cannot be gone on from.
+        """
         if not asked:
             return None
+        found, problem = None, None
+        if self.args.process_index == 0:
+            try:
+                found = self._last_checkpoint() if asked is True else self._named_checkpoint(Path(asked))
+                check_resumable(found)
+            except SailvitError as error:
+                problem = str(error)
+        # The first process chooses: on a network's file system another may not see the newest folder yet.
+        found, problem = broadcast_object_list([None if found is None else str(found), problem])
+        if problem is not None:
+            raise SailvitError(problem)
+        return str(found)
+
+    def _last_checkpoint(self) -> Path:
         output_dir = Path(self.args.output_dir)
-        if asked is True:
-            if self.args.should_save:
-                settle_drafts(output_dir)
-            # The first process chooses: on a network's file system another may not see the newest folder yet.
-            chosen = [last_complete_checkpoint(output_dir) if self.args.process_index == 0 else None]
-            found = broadcast_object_list(chosen)[0]
-            if found is None:
-                raise SailvitError(f"there is no complete checkpoint in {output_dir}: start without resuming")
-            return str(found)
-        check_complete(asked)
-        return str(asked)
+        settle_drafts(output_dir)
+        found = last_complete_checkpoint(output_dir)
+        if found is None:
+            raise SailvitError(f"there is no complete checkpoint in {output_dir}: start without resuming")
+        return found
+
+    def _named_checkpoint(self, folder: Path) -> Path:
+        output_dir = Path(self.args.output_dir)
+        check_complete(folder)
+        check_resumable(folder)
+        if not folder.resolve().is_relative_to(output_dir.resolve()):
+            return folder
+        settle_drafts(output_dir)  # a later one may be among them
+        try:
+            with damage_told(folder):
+                aside = set_later_aside(output_dir, folder)
+        except OSError as error:
+            raise SailvitError(
+                f"the checkpoints that are later than {folder} could not be set aside ({reason_of(error)}): move them"
+            ) from error
+        if aside is not None:
+            names = ", ".join(path.name for _, path in numbered(aside))
+            logger.warning(
+                f"The run goes back to {folder}, and its later checkpoints are set aside in {aside}: {names}. They "
+                "are whole, and no resume takes them unless it names them."
+            )
+        return folder
