@@ -202,7 +202,7 @@ def test_quantised_weights_are_not_spread(monkeypatch):
 
     refuse_quantized_pieces(Sharding)
     monkeypatch.setattr("sailvit_hf.refinement.adapters.injection.is_quantized", lambda module: True)
-    with pytest.raises(SailvitError, match="does not go with FSDP or DeepSpeed"):
+    with pytest.raises(SailvitError, match="load_in_4bit keeps the weights in one piece, without FSDP or DeepSpeed"):
         refuse_quantized_pieces(Sharding)
 
 

@@ -29,9 +29,9 @@ _INSTEAD = "take ddp, or run it where there is a GPU"
 _DIVIDED = LAYOUTS[1:]
 # What the layouts that divide a model cannot do, and why.
 REFUSALS: dict[str, tuple[tuple[str, ...], str]] = {
-    "vision_tower_ema": (_DIVIDED, "needs the vision tower in one piece"),
-    "vision_feature_cache": (_DIVIDED, "needs the vision tower in one piece"),
-    "load_in_4bit": (_DIVIDED, "keeps the weights in one piece"),
+    "vision_tower_ema": (_DIVIDED, "needs the vision tower in one piece, without FSDP or DeepSpeed"),
+    "vision_feature_cache": (_DIVIDED, "needs the vision tower in one piece, without FSDP or DeepSpeed"),
+    "load_in_4bit": (_DIVIDED, "keeps the weights in one piece, without FSDP or DeepSpeed"),
     "clip_per_module": (("zero2", "zero3"), "needs gradients that DeepSpeed keeps to itself"),
 }
 
@@ -71,8 +71,20 @@ def refusal(layout: str, options: Iterable[str]) -> str | None:
         layouts, why = REFUSALS.get(option, ((), ""))
         if layout in layouts:
             instead = next(name for name in LAYOUTS if name not in layouts)
-            return f"{option} {why}, which {layout} divides: remove it, or take {instead}"
+            return f"{option} {why}: remove it, or take {instead}"
     return None
+
+
+def refuse(trainer: Any, option: str) -> None:
+    """Refuse an option of `REFUSALS` where a trainer's layout cannot have it.
+
+    Raises:
+        SailvitError: see `refusal`.
+    """
+    layout = "fsdp2" if trainer.is_fsdp_enabled else "zero3" if trainer.is_deepspeed_enabled else ""
+    why = refusal(layout, [option])
+    if why is not None:
+        raise SailvitError(why)
 
 
 def accelerators() -> int:
@@ -178,7 +190,7 @@ def _check_fsdp(plugin: Any) -> None:
 
 def _check_deepspeed(args: Any, plugin: Any) -> None:
     if args.clip_per_module:
-        raise SailvitError("clip_per_module needs gradients that DeepSpeed keeps to itself: remove it, or use fsdp2")
+        raise SailvitError(str(refusal("zero3", ["clip_per_module"])))
     if plugin.zero_stage == 3 and plugin.zero3_init_flag:
         raise SailvitError(
             "zero3_init_flag hides the parameters' shapes, by which weight decay is shared out: set it to false"

@@ -208,7 +208,7 @@ def test_a_layout_that_would_refuse_the_stage_is_not_chosen(folder, option, layo
         assert row.endswith("refused") == (layout in layouts)
     alone = planned(folder, question(2, sharding="zero3"), stages=("coarse",), **option)
     assert alone.stages[0].answers[0].chosen is None
-    assert f"coarse would be refused: {name} needs" in " ".join(plan_text(alone).split())
+    assert f"coarse would be refused in zero3: {name} needs" in " ".join(plan_text(alone).split())
 
 
 def test_adapters_train_less_and_keep_less(folder):

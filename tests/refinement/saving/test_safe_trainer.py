@@ -529,6 +529,31 @@ def test_a_checkpoint_of_an_earlier_version_has_no_count(tmp_path):
     assert last_complete_checkpoint(tmp_path).name == "checkpoint-4"
 
 
+class Diverging(TrainerCallback):
+    """After the third step a weight is no number."""
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        if state.global_step == 3:
+            with torch.no_grad():
+                next(weight for weight in model.parameters() if weight.requires_grad).view(-1)[0] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("save_steps", "what"),
+    [(1, "step 3 of stage 'world' cannot be saved"), (2, "the loss of stage 'world' is nan at step 4")],
+)
+def test_weights_that_are_no_numbers_end_the_run_and_are_not_saved(save_steps, what, tmp_path):
+    """Whether it is noticed when they are to be saved, or by the next loss: the checkpoint from before stays."""
+    options = {"save_strategy": "steps", "save_steps": save_steps, "save_total_limit": 1, "max_steps": 6}
+    trainer = tiny_trainer(tmp_path, **options)
+    trainer.add_callback(Diverging())
+    with pytest.raises(SailvitError, match=f"{what}, for weights are no numbers any more: lower the learning rate"):
+        trainer.train()
+    assert names(tmp_path) == ["checkpoint-2"]
+    kept = load_file(tmp_path / "checkpoint-2" / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in kept.values())
+
+
 @pytest.mark.parametrize("limit", [-1])
 def test_the_limit_is_no_negative_number(limit, tmp_path):
     with pytest.raises(SailvitError, match="nonfinite_limit is -1"):

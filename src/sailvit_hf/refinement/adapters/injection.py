@@ -26,6 +26,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ...errors import SailvitError
 from ...modeling.vision_towers import find_layers
+from ..launching import refuse
 from ..stages import MODULES, RefinementStage, find_module, module_of
 from .plan import METHODS, AdapterPlan
 
@@ -166,8 +167,8 @@ def refuse_quantized_pieces(trainer: Any) -> None:
     Raises:
         SailvitError: FSDP or DeepSpeed and four bits.
     """
-    if (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled) and any(map(is_quantized, trainer.model.modules())):
-        raise SailvitError("load_in_4bit keeps the weights in one piece: it does not go with FSDP or DeepSpeed")
+    if any(map(is_quantized, trainer.model.modules())):
+        refuse(trainer, "load_in_4bit")
 
 
 # --- putting them in ----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from ...errors import SailvitError
 from ..arguments import RefinementArguments
-from ..launching import check_layout
+from ..launching import check_layout, refuse
 from ..saving.layouts import choose_layers, fit_checkpoint, keep_class_name
 from ..stages import MODULES, find_module, vision_tower_of
 from .ema import VisionTowerEma
@@ -160,7 +160,7 @@ class EngineTrainer(Trainer):
         if found is None or "kwargs" not in self._accepted_by(model) or not self._takes_options:
             raise SailvitError("vision_feature_cache needs a SAILViTForConditionalGeneration: remove it")
         refuse_a_trained_tower(found[1])
-        self._refuse_pieces("vision_feature_cache")
+        refuse(self, "vision_feature_cache")
         self.data_collator = WithDigests(self.data_collator)
 
     def _with_features(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -187,10 +187,6 @@ class EngineTrainer(Trainer):
             )  # fmt: skip
         return self._feature_cache
 
-    def _refuse_pieces(self, option: str) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise SailvitError(f"{option} needs the vision tower in one piece: it does not go with FSDP or DeepSpeed")
-
     # --- the average of the tower ------------------------------------------------------------------------------
 
     def _install_ema(self, model: nn.Module) -> None:
@@ -200,7 +196,7 @@ class EngineTrainer(Trainer):
         found = vision_tower_of(model)
         if found is None:
             raise SailvitError("vision_tower_ema needs a vision tower of transformers: remove it")
-        self._refuse_pieces("vision_tower_ema")
+        refuse(self, "vision_tower_ema")
         self.ema = VisionTowerEma(found[1], self.args.vision_tower_ema)
         self.add_callback(self.ema)
 

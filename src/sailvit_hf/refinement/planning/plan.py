@@ -328,8 +328,10 @@ class _Planner:
         options = [name for name in REFUSALS if name != "load_in_4bit" and _argument(plan, name)]
         options += ["load_in_4bit"] if _in_four_bits(plan) else []
         found = {layout: refusal(layout, options) for layout in layouts}
-        said = (f"{key} would be refused: {why}" for why in found.values() if why is not None)
-        self.notes += [note for note in dict.fromkeys(said) if note not in self.notes]
+        for why in dict.fromkeys(filter(None, found.values())):
+            names = " and ".join(layout for layout, said in found.items() if said == why)
+            note = f"{key} would be refused in {names}: {why}"
+            self.notes += [note] if note not in self.notes else []
         return tuple(layout for layout, why in found.items() if why is not None)
 
     def _batch(self, key: str, plan: StagePlan, gpus: int) -> Batch:

@@ -134,7 +134,7 @@ class NonFiniteSteps(TrainerCallback, ExportableState):
                     tensors[f"{number}.{key}"] = value.detach().to("cpu", copy=True).contiguous()
                 else:
                     others[f"{number}.{key}"] = repr(value)
-        broken = [key for key, value in model.named_parameters() if not torch.isfinite(_local(value)).all()]
+        broken = [key for key, value in model.named_parameters() if not torch.isfinite(local_part(value)).all()]
         facts = {
             **facts,
             "losses": [repr(loss.item()) for _, loss in self._batches],
@@ -155,7 +155,14 @@ class NonFiniteSteps(TrainerCallback, ExportableState):
         return path
 
 
-def _local(tensor: torch.Tensor) -> torch.Tensor:
+def weights_are_finite(model: torch.nn.Module) -> bool:
+    """Whether all numbers are some in what this process holds of the weights that train."""
+    trained = (local_part(weight) for weight in model.parameters() if weight.requires_grad)
+    found = [torch.isfinite(weight).all() for weight in trained]
+    return not found or bool(torch.stack(found).all())
+
+
+def local_part(tensor: torch.Tensor) -> torch.Tensor:
     """This process's part of a tensor that is spread over processes."""
     to_local: Any = getattr(tensor, "to_local", None)
     return tensor.detach() if to_local is None else to_local().detach()
@@ -164,4 +171,4 @@ def _local(tensor: torch.Tensor) -> torch.Tensor:
 def _local_gradients(optimizer: Any) -> list[torch.Tensor]:
     """The gradients that this process holds."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return [_local(parameter.grad) for parameter in parameters if parameter.grad is not None]
+    return [local_part(parameter.grad) for parameter in parameters if parameter.grad is not None]

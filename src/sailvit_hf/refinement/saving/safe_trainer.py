@@ -41,9 +41,13 @@ from .checkpoints import (
 )
 from .damage import damage_told
 from .interruption import Watch, watched
-from .nonfinite import WINDOW, NonFiniteSteps
+from .nonfinite import WINDOW, NonFiniteSteps, weights_are_finite
 
 logger = logging.get_logger(__name__)
+_DIVERGED = (
+    "for weights are no numbers any more: lower the learning rate or lengthen the warm-up, and begin the stage in "
+    "another output_dir; the checkpoints hold the weights from before"
+)
 
 
 def account(record: StageRecord) -> str:
@@ -214,7 +218,8 @@ class SafeTrainer(EngineTrainer):
         scaler, which leaves out steps as a matter of course.
 
         Raises:
-            SailvitError: more steps than `nonfinite_limit` would be left out; the batch was saved.
+            SailvitError: more steps than `nonfinite_limit` would be left out; the batch was saved. Or weights are no
+                numbers themselves, and no step to come would be better.
         """
         with_gradients = self.accelerator.scaler is None and not self.is_deepspeed_enabled
         counts = self.nonfinite.counts(optimizer, with_gradients)
@@ -229,6 +234,8 @@ class SafeTrainer(EngineTrainer):
     def _leave_out(self, optimizer: Any, bad: int, here: bool) -> None:
         step = self.state.global_step + 1
         what = f"the loss of stage {self.stage.key!r} is {self.nonfinite.what(bad)} at step {step}"
+        if not self._none(not weights_are_finite(self.model)):
+            raise SailvitError(f"{what}, {_DIVERGED}")
         if self.nonfinite.skip(step) and not self.is_deepspeed_enabled:
             if self.accelerator.scaler is None:  # which leaves the step out itself, and must see why
                 optimizer.zero_grad(set_to_none=True)  # the optimiser passes over parameters without gradients
@@ -246,6 +253,11 @@ class SafeTrainer(EngineTrainer):
             f"{what}, {of}: lower the learning rate, lengthen the warm-up or look at the samples ({batch}); the last "
             "checkpoint is intact"
         )
+
+    def _none(self, here: bool) -> bool:
+        """Whether something holds in no process; all of them wait for each other here."""
+        found = torch.tensor(int(here), device=self.args.device)
+        return not int(self.accelerator.reduce(found, reduction="sum"))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """See [`~transformers.Trainer.log`]; steps that were left out are counted, and do not count for the loss."""
@@ -281,7 +293,13 @@ class SafeTrainer(EngineTrainer):
         A private method of the Trainer is overridden here (TRL overrides it, too): no public hook lies
         between "the checkpoint is to be written" and "it can be seen". A checkpoint that cannot be written is told,
         removed, and tried again at the next save; training goes on.
+
+        Raises:
+            SailvitError: weights are no numbers any more; checkpoints from before would make room for them.
         """
+        if not self._none(not weights_are_finite(self.model)):
+            step = f"step {self.state.global_step} of stage {self.stage.key!r}"
+            raise SailvitError(f"{step} cannot be saved, {_DIVERGED}")
         run_dir, best_before = Path(self._get_output_dir(trial)), self.state.best_model_checkpoint
         drafts = Path(self.args.output_dir) / DRAFTS
         if self.args.should_save:
@@ -325,9 +343,8 @@ class SafeTrainer(EngineTrainer):
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
 
     def _all_saved(self) -> bool:
-        """Whether no process failed to write; all of them wait for each other here."""
-        failed = torch.tensor(int(self.save_error is not None), device=self.args.device)
-        return not int(self.accelerator.reduce(failed, reduction="sum"))
+        """Whether no process failed to write."""
+        return self._none(self.save_error is not None)
 
     def _finish_checkpoint(self, draft: Path, folder: Path) -> None:
         if self.state.best_model_checkpoint is not None:  # the Trainer looked for it among the drafts
