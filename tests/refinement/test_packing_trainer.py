@@ -188,8 +188,8 @@ def test_a_resumed_run_goes_on_exactly(workers, tmp_path):
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], tensor), name
     assert resumed.state.epoch == whole.state.epoch
-    again = packed_trainer(tmp_path, **options)  # a second time
-    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
+    again = packed_trainer(tmp_path, **options)  # a second time, from one that the run had gone back behind
+    again.train(resume_from_checkpoint=str(tmp_path / "set-aside-1" / "checkpoint-9"))
     assert losses(again) == losses(whole)
 
 
