@@ -204,6 +204,9 @@ class MixturePass(Sequence):
             own = np.flatnonzero(parts == part)
             start = self.epoch * self.sizes[part] - (int(self._ends[part]) - self.sizes[part])
             rounds, inside = np.divmod(numbers[own] + start, len(self.chosen[part]))
+            if (rounds == rounds[0]).all():
+                rows[own] = self._row(part, int(rounds[0]), inside)
+                continue
             # By rounds, of which a small part has very many in a long pass.
             by_round = np.argsort(rounds, kind="stable")
             which, starts = np.unique(rounds[by_round], return_index=True)
