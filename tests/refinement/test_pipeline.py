@@ -17,6 +17,7 @@ from sailvit_hf.errors import SailvitError
 from sailvit_hf.refinement.lineage import Lineage
 from sailvit_hf.refinement.pipeline import run_recipe
 from sailvit_hf.refinement.recipes.recipe import parse_recipe
+from sailvit_hf.refinement.run_folder import check_folder
 from sailvit_hf.refinement.saving.checkpoints import last_complete_checkpoint
 from sailvit_hf.refinement.stages import MODULES, module_of
 
@@ -252,6 +253,11 @@ def test_folders_that_are_taken(tiny_run, tiny_recipe, tmp_path):
     other = parse_recipe(tiny_recipe(tiny_run, seed=5))
     with pytest.raises(SailvitError, match=r"another recipe's run \(seed is 0 there and 5 here\); choose another"):
         run_recipe(other, resume=True)
+    raised = tiny_recipe(tiny_run)  # as the error past a limit tells one to do
+    raised["stages"]["world"]["arguments"]["bad_sample_limit"] = 0.5
+    assert check_folder(parse_recipe(raised), resume=True)
+    with pytest.raises(SailvitError, match="another recipe's run"):
+        check_folder(parse_recipe(raised), resume=False)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(SailvitError, match="holds files that are not of a run"):
         run_recipe(parse_recipe(tiny_recipe(tmp_path)))

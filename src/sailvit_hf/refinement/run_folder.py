@@ -30,6 +30,13 @@ logger = logging.get_logger(__name__)
 RECIPE_FILE = "recipe.yaml"
 STATE_DIR = "state"
 CHECKPOINTS = "checkpoints"  # of a stage, in its folder
+# Arguments with which a run goes on as it began: how a machine shares out a step (a checkpoint knows its samples), the
+# limits that may have ended it, and what disk and launcher ask for.
+MAY_CHANGE = frozenset({
+    "per_device_train_batch_size", "gradient_accumulation_steps", "global_batch_size",
+    "bad_sample_limit", "nonfinite_limit", "overlong_samples", "dataloader_num_workers", "dataloader_prefetch_factor",
+    "dataloader_persistent_workers", "save_steps", "save_total_limit", "ddp_timeout",
+})  # fmt: skip
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
@@ -127,7 +134,7 @@ def check_folder(recipe: Recipe, resume: bool) -> bool:
     _check_place(path)
     copy = path / RECIPE_FILE
     if copy.exists():
-        difference = describe_difference(recipe, _read_copy(copy))
+        difference = describe_difference(recipe, _read_copy(copy), MAY_CHANGE if resume else ())
         if difference is not None:
             raise SailvitError(f"{path} holds another recipe's run ({difference}); choose another output_dir.")
         if not resume:

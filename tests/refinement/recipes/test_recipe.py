@@ -157,6 +157,10 @@ def test_difference_of_two_recipes():
     demo = load_recipe(DEMO)
     assert describe_difference(demo, load_recipe(DEMO, ["output_dir=elsewhere"])) is None
     assert describe_difference(demo, load_recipe(DEMO, ["seed=4"])) == "seed is 4 there and 0 here"
+    other = load_recipe(DEMO, ["stages.fine.arguments.save_steps=7"])
+    assert describe_difference(other, demo).startswith("stages.fine.arguments.save_steps is absent there and 7")
+    assert describe_difference(other, demo, {"save_steps"}) is None
+    assert describe_difference(demo, other, {"save_steps"}) is None
     reordered = parse_recipe({**demo.to_dict(), "stages": dict(reversed(demo.to_dict()["stages"].items()))})
     difference = describe_difference(demo, reordered)
     assert difference == "stages are world, fine, coarse there and coarse, fine, world here"

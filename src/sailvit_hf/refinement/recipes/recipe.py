@@ -11,7 +11,7 @@ import functools
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -271,8 +271,11 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
-def describe_difference(ours: Recipe, theirs: Recipe) -> str | None:
-    """The first dotted key in which two recipes differ, with both values, or None; `output_dir` does not count."""
+def describe_difference(ours: Recipe, theirs: Recipe, may_differ: Collection[str] = ()) -> str | None:
+    """The first dotted key in which two recipes differ, with both values, or None.
+
+    `output_dir` does not count, nor do the stages' arguments that `may_differ`.
+    """
     left, right = _flatten(ours.to_dict()), _flatten(theirs.to_dict())
     left["output_dir"] = right["output_dir"]
     # The order of the stages is part of a recipe, and a flat dictionary does not show it.
@@ -280,7 +283,7 @@ def describe_difference(ours: Recipe, theirs: Recipe) -> str | None:
         return f"stages are {', '.join(theirs.stages)} there and {', '.join(ours.stages)} here"
     for key in [*left, *(key for key in right if key not in left)]:
         here, there = left.get(key, "absent"), right.get(key, "absent")
-        if here != there:
+        if here != there and not (key.startswith("stages.") and key.rpartition(".")[2] in may_differ):
             return f"{key} is {there} there and {here} here"
     return None
 
