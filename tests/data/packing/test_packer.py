@@ -156,3 +156,14 @@ def test_what_does_not_fit_is_refused():
 
 def test_nothing_waits_nothing_comes():
     assert Packer(10).take() == []
+
+
+def test_no_sample_leads_past_the_goal_while_others_do_not():
+    """Tiles that are too many by then could not be made up for with the last three samples."""
+    packer = Packer(100, None, 64)
+    for number, size in enumerate([(80, 5), (8, 6), *[(1, 0)] * 20, (4, 2), (4, 2), (4, 1)]):
+        packer.add(number, SampleSize(*size))
+    packer.begin_step(1)
+    packer._goal = 10
+    pack = packer.take()
+    assert sum(sample.tiles for sample in pack) == 10 and 1 not in [sample.number for sample in pack]

@@ -173,7 +173,9 @@ class _Choice:
             if not len(places):
                 return self.chosen
             if self.room > _SEARCHED * self.mean:
-                places = places[:_OLDEST]
+                # One that leads past the goal could not be made up for at the end.
+                within = places[self.packed_tiles + self.tiles[places] <= self.goal]
+                places = (within if len(within) else places)[:_OLDEST]
                 tokens, tiles = self.packed_tokens + self.tokens[places], self.packed_tiles + self.tiles[places]
                 self._take(int(places[np.argmin(np.abs(tiles - self.ratio * tokens))]))
             else:
